@@ -1,0 +1,102 @@
+"""Transformer blocks shared by the diffusion models and the reward."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    """Pre-norm self-attention and feed-forward, with PyTorch's fused attention kernel."""
+
+    def __init__(self, dim: int, heads: int = 4, ff: int | None = None, dropout: float = 0.0):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm_attention, self.norm_ff = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.ff = nn.Sequential(
+            nn.Linear(dim, ff or 2 * dim), nn.GELU(), nn.Linear(ff or 2 * dim, dim)
+        )
+        self.drop = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens dim"], keep: Bool[Tensor, "batch tokens"] | None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Tokens where ``keep`` is False are never attended to; ``None`` keeps all."""
+        batch, tokens, dim = x.shape
+        q, k, v = (
+            part.view(batch, tokens, self.heads, dim // self.heads).transpose(1, 2)
+            for part in self.qkv(self.norm_attention(x)).chunk(3, dim=-1)
+        )
+        mask = None if keep is None else keep[:, None, None, :]
+        y = F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).reshape(x.shape)
+        x = x + self.drop(self.out(y))
+        return x + self.drop(self.ff(self.norm_ff(x)))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks with a final norm; ``skips`` adds MLD's long U-net skip connections."""
+
+    def __init__(
+        self, dim: int, layers: int, heads: int = 4, dropout: float = 0.0, skips: bool = False
+    ):
+        super().__init__()
+        if skips and layers % 2 == 0:
+            raise ValueError(f"long skips need an odd number of layers, got {layers}")
+        self.blocks = nn.ModuleList(Block(dim, heads, dropout=dropout) for _ in range(layers))
+        self.merge = nn.ModuleList(
+            nn.Linear(2 * dim, dim) for _ in range(layers // 2 if skips else 0)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens dim"], keep: Bool[Tensor, "batch tokens"] | None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Tokens where ``keep`` is False are never attended to; ``None`` keeps all."""
+        stack, half = [], len(self.merge)
+        for i, block in enumerate(self.blocks):
+            if (j := i - (len(self.blocks) - half)) >= 0:
+                x = self.merge[j](torch.cat([x, stack.pop()], dim=-1))
+            x = block(x, keep)
+            if i < half:
+                stack.append(x)
+        return self.norm(x)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids of the training step, through a small network."""
+
+    def __init__(self, dim: int, width: int = 128):
+        super().__init__()
+        self.register_buffer(
+            "frequencies", torch.exp(-math.log(10000) * torch.arange(width // 2) / (width // 2))
+        )
+        self.net = nn.Sequential(nn.Linear(width, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, t: Tensor) -> Float[Tensor, "batch dim"]:
+        """Embed training steps of shape ``(batch,)``."""
+        angle = t[:, None].to(self.frequencies.dtype) * self.frequencies
+        return self.net(torch.cat([angle.cos(), angle.sin()], dim=-1))
+
+
+def patches(x: Float[Tensor, "batch frames features"], size: int) -> Tensor:
+    """Join ``size`` frames to a token: ``(batch, frames / size, size * features)``."""
+    batch, frames, features = x.shape
+    if frames % size:
+        raise ValueError(f"{frames} frames do not divide into tokens of {size}: crop or pad first")
+    return x.reshape(batch, frames // size, size * features)
+
+
+def unpatch(x: Float[Tensor, "batch tokens width"], size: int) -> Tensor:
+    """Undo :func:`patches`: ``(batch, tokens * size, width / size)``."""
+    batch, tokens, width = x.shape
+    return x.reshape(batch, tokens * size, width // size)
+
+
+def with_tokens(
+    keep: Bool[Tensor, "batch tokens"], extra: int
+) -> Bool[Tensor, "batch more_tokens"]:
+    """``keep`` with ``extra`` real tokens in front."""
+    return F.pad(keep, (extra, 0), value=True)

@@ -1,0 +1,141 @@
+"""The plug points and the types that travel between them.
+
+To extend the workbench, write one class that fits one of the protocols here.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from easytune_lib.plan import GradientPlan
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What a frozen text encoder says of some captions."""
+
+    texts: tuple[str, ...]
+    sentence: Float[Tensor, "batch dim"]  # one embedding a caption
+    tokens: Float[Tensor, "batch words width"]  # one state a token, zero where padded
+    token_mask: Bool[Tensor, "batch words"]  # True where a token is real
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, rows: Sequence[int] | Tensor | slice) -> "TextFeatures":
+        index = torch.arange(len(self))[rows if not isinstance(rows, Sequence) else list(rows)]
+        texts = tuple(self.texts[i] for i in index.tolist())
+        return TextFeatures(
+            texts, self.sentence[index], self.tokens[index], self.token_mask[index]
+        )
+
+    def to(self, device: torch.device | str) -> "TextFeatures":
+        """The same features on ``device``."""
+        parts = (self.sentence, self.tokens, self.token_mask)
+        return TextFeatures(self.texts, *(part.to(device) for part in parts))
+
+    @staticmethod
+    def cat(parts: "Sequence[TextFeatures]") -> "TextFeatures":
+        """Join batches; tokens are padded to the longest caption."""
+        width = max(part.tokens.shape[1] for part in parts)
+
+        def pad(x: Tensor) -> Tensor:
+            room = width - x.shape[1]
+            return nn.functional.pad(x, (0, 0, 0, room) if x.dim() == 3 else (0, room))
+
+        return TextFeatures(
+            tuple(text for part in parts for text in part.texts),
+            torch.cat([part.sentence for part in parts]),
+            torch.cat([pad(part.tokens) for part in parts]),
+            torch.cat([pad(part.token_mask) for part in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What is asked of a model: captions, and how many frames each motion shall have."""
+
+    text: TextFeatures
+    lengths: Int[Tensor, " batch"]  # frames
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def __getitem__(self, rows: Sequence[int] | Tensor | slice) -> "Prompts":
+        index = torch.arange(len(self))[rows if not isinstance(rows, Sequence) else list(rows)]
+        return Prompts(self.text[index], self.lengths[index])
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The captions."""
+        return self.text.texts
+
+    @property
+    def frames(self) -> int:
+        """Frames of the longest motion; all tensors of the batch are padded to it."""
+        return int(self.lengths.max())
+
+    @property
+    def mask(self) -> Bool[Tensor, "batch frames"]:
+        """True where a frame is real, False where it is padding."""
+        return torch.arange(self.frames, device=self.lengths.device) < self.lengths[:, None]
+
+    def to(self, device: torch.device | str) -> "Prompts":
+        """The same prompts on ``device``."""
+        return Prompts(self.text.to(device), self.lengths.to(device))
+
+
+class Denoiser(nn.Module, ABC):
+    """A network that reads a noised motion; ``prediction`` says what it returns."""
+
+    prediction: Literal["epsilon", "x0"]
+
+    @abstractmethod
+    def forward(
+        self, x_t: Float[Tensor, "batch tokens dim"], t: Int[Tensor, " batch"], prompts: Prompts
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """The network's estimate of the noise, or of the clean state, in ``x_t``.
+
+        Args:
+            x_t: A latent, or normalised features; noised to training step ``t``.
+            t: Training step, 0 (clean) to ``train_steps - 1`` (noise).
+            prompts: Captions and lengths.
+        """
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """A differentiable score of motions, higher is better.
+
+    ``motion`` holds features in physical units (never normalised), zero where padded.
+    Gradients reach ``motion`` and never the reward's own weights. ``t`` is the training
+    step of the noise still in ``motion``; ``None`` says that the motion is clean.
+    """
+
+    def __call__(
+        self,
+        motion: Float[Tensor, "batch frames features"],
+        prompts: Prompts,
+        t: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, " batch"]: ...
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """A frozen text encoder. ``name`` identifies weights and version, for caches."""
+
+    name: str
+
+    def encode(self, texts: Sequence[str]) -> TextFeatures: ...
+
+
+@runtime_checkable
+class FineTuneMethod(Protocol):
+    """A choice, drawn once per batch, of what is recorded and what is rewarded."""
+
+    def plan(self, n_steps: int, rng: torch.Generator) -> GradientPlan: ...

@@ -1,0 +1,79 @@
+"""Files that are either whole or absent: every artifact is written beside its place and renamed."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+
+def write_atomic(path: Path, content: bytes) -> Path:
+    """Write ``content`` so that a kill leaves the old file, or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write JSON with sorted keys, atomically; NaN and infinity are refused."""
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return write_atomic(path, (text + "\n").encode())
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> Path:
+    """Write tensors and a JSON-able ``config`` into one safetensors file, atomically."""
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    return write_atomic(path, save(plain, {"config": json.dumps(config, sort_keys=True)}))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save_tensors` wrote. No code is ever run from the file.
+
+    Raises:
+        ValueError: The file is missing, truncated, or not one of ours; says which.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            config = json.loads((file.metadata() or {}).get("config", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} has no `config` in its header: it was not written by easytune")
+    return tensors, config
+
+
+def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], source: Path | str) -> None:
+    """Fill ``module`` strictly; half-precision weights are widened to the module's type.
+
+    Raises:
+        ValueError: Keys or shapes differ; names the missing, extra and misshapen ones.
+    """
+    own = module.state_dict()
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    shapes = [
+        f"{k}: {tuple(tensors[k].shape)} instead of {tuple(own[k].shape)}"
+        for k in own.keys() & tensors.keys()
+        if tensors[k].shape != own[k].shape
+    ]
+    if missing or extra or shapes:
+        raise ValueError(
+            f"{source} does not fit {type(module).__name__}: "
+            f"missing {missing[:5]}, extra {extra[:5]}, wrong shape {sorted(shapes)[:5]}"
+        )
+    module.load_state_dict({k: tensors[k].to(own[k].dtype) for k in own}, strict=True)

@@ -1,0 +1,163 @@
+"""One resumable training loop for base models, rewards and judges.
+
+Step ``i`` draws its batch and its noise from the stream ``(seed, name, i)``; so a run that
+was killed and resumed has, bit for bit, the weights of one that was not.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from easytune_lib.seeding import seed_of, stream
+from easytune_lib.storage import load_tensors, save_tensors
+
+Objective = Callable[[torch.Generator], tuple[Tensor, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How a network is trained: AdamW, linear warm-up, cosine decay to 1 % of ``lr``."""
+
+    name: str  # names the random streams
+    steps: int
+    lr: float
+    seed: int = 0
+    warmup: int = 100  # steps
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip: float = 1.0  # gradient norm
+    ema: float = 0.998  # decay of the averaged weights, ramped up; 0 turns averaging off
+    save_every: int = 200  # steps between checkpoints
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of step ``step``, counted from 0."""
+        cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return self.lr * min(1.0, (step + 1) / self.warmup) * (0.99 * cosine + 0.01)
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What one step saw."""
+
+    step: int  # steps done, counted from 1
+    steps: int
+    loss: float
+    parts: dict[str, float]  # the terms of the loss
+    grad_norm: float
+    seconds: float  # since this process began to train
+    resumed_from: int
+
+    @property
+    def eta(self) -> float:
+        """Seconds to go, at the pace of this process."""
+        return self.seconds / (self.step - self.resumed_from) * (self.steps - self.step)
+
+
+def train(
+    network: nn.Module, objective: Objective, plan: TrainingPlan, checkpoint: Path | None = None
+) -> Iterator[TrainingStep]:
+    """Train ``network`` in place; yields after every step.
+
+    When the generator is exhausted, ``network`` holds the averaged weights, in eval mode.
+    Where ``checkpoint`` exists, training goes on from it; it is rewritten, atomically,
+    every ``plan.save_every`` steps, and removed by nobody.
+
+    Args:
+        network: The module to train; ``objective`` closes over it.
+        objective: Draws a batch from the generator it is given and returns the loss and its
+            terms. Layers such as dropout draw from a global state that is seeded for the
+            step and restored after it.
+        plan: Steps, rates and seeds.
+        checkpoint: A file for the state of training, or ``None``.
+
+    Raises:
+        ValueError: The checkpoint belongs to another plan, or the loss is not finite.
+    """
+    named = {n: p for n, p in network.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(
+        named.values(), lr=plan.lr, betas=plan.betas, weight_decay=plan.weight_decay, fused=True
+    )
+    average = {n: p.detach().clone() for n, p in named.items()}
+    start = _resume(network, average, optimizer, plan, checkpoint)
+    began = time.perf_counter()
+    network.train()
+    for step in range(start, plan.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = plan.lr_at(step)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(plan.seed, plan.name, "layers", step))
+            loss, parts = objective(stream(plan.seed, plan.name, step))
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"{plan.name}: the loss of step {step} is {loss.item()}: lower the learning rate "
+                f"({plan.lr}) or look for bad clips with `easytune data check`"
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(list(named.values()), plan.clip)
+        optimizer.step()
+        with torch.no_grad():
+            decay = min(plan.ema, step / (step + 50))
+            torch._foreach_lerp_(list(average.values()), list(named.values()), 1 - decay)
+        done = step + 1
+        if checkpoint and (done % plan.save_every == 0 or done == plan.steps):
+            _save(network, average, optimizer, plan, checkpoint, done)
+        yield TrainingStep(
+            done, plan.steps, loss.item(), parts, norm.item(), time.perf_counter() - began, start
+        )
+    with torch.no_grad():
+        for name, parameter in named.items():
+            parameter.copy_(average[name])
+    network.eval()
+
+
+def _save(
+    network: nn.Module,
+    average: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    plan: TrainingPlan,
+    checkpoint: Path,
+    done: int,
+) -> None:
+    tensors = {f"network.{n}": t for n, t in network.state_dict().items()}
+    tensors |= {f"average.{n}": t for n, t in average.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+    save_tensors(checkpoint, tensors, {"plan": asdict(plan), "done": done})
+
+
+def _resume(
+    network: nn.Module,
+    average: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    plan: TrainingPlan,
+    checkpoint: Path | None,
+) -> int:
+    if checkpoint is None or not checkpoint.exists():
+        return 0
+    tensors, config = load_tensors(checkpoint)
+    if config.get("plan") != json.loads(json.dumps(asdict(plan))):
+        raise ValueError(
+            f"{checkpoint} was written by another plan ({config.get('plan')}): "
+            f"remove it, or train with that plan instead of {asdict(plan)}"
+        )
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    network.load_state_dict(part("network."), strict=True)
+    for name, value in part("average.").items():
+        average[name].copy_(value)
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in part("optimizer.").items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return int(config["done"])
