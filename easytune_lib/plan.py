@@ -34,7 +34,7 @@ class GradientPlan:
                 f"steps {sorted(missing)} are rewarded but not recorded, so with "
                 "detach_state=True they carry no gradient: add them to `recorded`"
             )
-        if min(self.recorded, default=0) > self.last:
+        if self.recorded and min(self.recorded) > self.last:
             raise ValueError(
                 f"no recorded step comes before the rewarded step {self.last}: it has no gradient"
             )

@@ -1,0 +1,30 @@
+"""Classifier-free guidance: two readings of one state, with and without the caption."""
+
+import torch
+from torch import Tensor
+
+from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
+
+
+def guided(
+    denoiser: Denoiser,
+    x_t: Tensor,
+    t: Tensor,
+    prompts: Prompts,
+    scale: float,
+    no_text: TextFeatures,
+) -> Tensor:
+    """The network's output, pushed ``scale`` times from "no caption" towards the caption.
+
+    Both readings are one batch and both keep their gradient: dropping the unconditional
+    one's changes the direction of the reward gradient beyond recognition.
+
+    Source: Ho & Salimans (2022), Eq. 6, on whatever the network predicts; for x0 and for
+    epsilon the combination is the same, since its weights add up to 1.
+    """
+    if scale == 1.0:
+        return denoiser(x_t, t, prompts)
+    blank = no_text[[0] * len(prompts)]
+    both = Prompts(TextFeatures.cat([prompts.text, blank]), prompts.lengths.repeat(2))
+    with_text, without = denoiser(x_t.repeat(2, 1, 1), t.repeat(2), both).chunk(2)
+    return without + scale * (with_text - without)

@@ -1,0 +1,54 @@
+"""A text-to-motion diffusion model, as every job in this library sees it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from easytune_lib.diffusion.guidance import guided
+from easytune_lib.diffusion.sampler import DDIM
+from easytune_lib.diffusion.schedule import NoiseSchedule
+from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
+
+
+@dataclass(frozen=True)
+class MotionDiffusion:
+    """A denoiser, the schedule it was trained on, a sampler, and the way back to motion.
+
+    Only ``denoiser`` is ever fine-tuned. ``decode`` maps the final state to features in
+    physical units, zero where padded; it is a frozen VAE decoder in latent models.
+    """
+
+    denoiser: Denoiser
+    schedule: NoiseSchedule
+    decode: Callable[[Tensor, Prompts], Tensor]
+    state_shape: Callable[[Prompts], tuple[int, int]]  # (tokens, dim) of one sample
+    no_text: TextFeatures  # the features of the empty caption
+    n_steps: int = 50
+    guidance: float = 7.5
+    sampler: DDIM = field(default_factory=DDIM)
+
+    @property
+    def times(self) -> tuple[tuple[int, int], ...]:
+        """The sampling steps, from noise to clean."""
+        return self.schedule.times(self.n_steps)
+
+    def draw_noise(
+        self, prompts: Prompts, rng: torch.Generator
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """``x_T``, drawn on the CPU so that every device sees the same."""
+        noise = torch.randn(len(prompts), *self.state_shape(prompts), generator=rng)
+        return noise.to(prompts.lengths.device)
+
+    def noise_estimate(
+        self, x_t: Float[Tensor, "batch tokens dim"], t: int, prompts: Prompts
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """The noise that the guided network says is in ``x_t``, whatever it predicts."""
+        times = torch.full((len(x_t),), t, device=x_t.device)
+        output = guided(self.denoiser, x_t, times, prompts, self.guidance, self.no_text)
+        if self.denoiser.prediction == "epsilon":
+            return output
+        alpha, sigma = self.schedule.scales(t)
+        return (x_t - alpha * output) / sigma

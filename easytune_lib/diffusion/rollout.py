@@ -1,0 +1,85 @@
+"""One denoising loop, shared by sampling, analysis and every fine-tuning method."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from easytune_lib.diffusion.model import MotionDiffusion
+from easytune_lib.plan import GradientPlan
+from easytune_lib.protocols import Prompts
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one denoising step saw and produced."""
+
+    index: int  # 0 is the noisiest
+    now: int  # training step of the state that was read
+    after: int  # training step of ``x``; -1 is the clean end
+    x_t: Float[Tensor, "batch tokens dim"]  # the state that was read
+    x0_hat: Float[Tensor, "batch tokens dim"]  # the clean state it pointed to
+    x: Float[Tensor, "batch tokens dim"]  # the state that came out
+
+
+def rollout(
+    model: MotionDiffusion,
+    x_T: Float[Tensor, "batch tokens dim"],
+    prompts: Prompts,
+    plan: GradientPlan,
+    rng: torch.Generator | None = None,
+) -> Iterator[Step]:
+    """Denoise ``x_T``, differentiated as ``plan`` says.
+
+    Yields after each step, so that a caller may update the denoiser between steps.
+    The network's output becomes a noise estimate inside the recorded block, and the state
+    flows on outside it: so detaching the input never cuts the update rule's own path.
+
+    Args:
+        model: What to sample from.
+        x_T: Pure noise.
+        prompts: Captions and lengths.
+        plan: Which steps autograd records, and where the state is cut from the graph.
+        rng: For stochastic samplers; one stream a batch gives all methods the same noise.
+    """
+    x = x_T
+    for i, (now, after) in enumerate(model.times[: plan.last + 1]):
+        x = x.detach() if plan.detach_state else x
+        seen = x.detach() if plan.detach_input else x
+        with torch.set_grad_enabled(i in plan.recorded):  # all that the network contributes
+            noise = model.noise_estimate(seen, now, prompts)
+        alpha, sigma = model.schedule.scales(now)
+        x0_hat = (x - sigma * noise) / alpha
+        x_next = model.sampler.step(model.schedule, x0_hat, noise, now, after, rng)
+        yield Step(i, now, after, x, x0_hat, x_next)
+        x = x_next
+
+
+@torch.no_grad()
+def sample(
+    model: MotionDiffusion,
+    prompts: Prompts,
+    rng: torch.Generator,
+    batch_size: int = 64,
+    n_steps: int | None = None,
+) -> Float[Tensor, "batch frames features"]:
+    """Generate motions, in physical units, zero where padded.
+
+    Prompts are processed by length, so that little is padded; each keeps the noise of its
+    place in the whole, so that the result depends on neither the batch size nor the order.
+    """
+    model = model if n_steps is None else replace(model, n_steps=n_steps)
+    if model.sampler.eta:
+        raise ValueError("sample() is for deterministic samplers; use rollout() with its own rng")
+    x_T = model.draw_noise(prompts, rng)
+    motions: list[Tensor] = [torch.empty(0)] * len(prompts)
+    for rows in prompts.lengths.argsort(stable=True).split(batch_size):
+        part = prompts[rows]
+        noise = x_T[rows][:, : model.state_shape(part)[0]]
+        plan = GradientPlan(frozenset(), frozenset({model.n_steps - 1}))
+        *_, last = rollout(model, noise, part, plan)
+        for row, motion in zip(rows.tolist(), model.decode(last.x0_hat, part), strict=True):
+            motions[row] = torch.nn.functional.pad(motion, (0, 0, 0, prompts.frames - len(motion)))
+    return torch.stack(motions)

@@ -1,0 +1,136 @@
+"""Motion latent diffusion (MLD) at laptop size: a VAE and a denoiser of its latents."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from easytune_lib.blocks import TimeEmbedding, Transformer, patches, unpatch, with_tokens
+from easytune_lib.diffusion.model import MotionDiffusion
+from easytune_lib.diffusion.schedule import NoiseSchedule
+from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
+
+
+class VAE(nn.Module):
+    """A transformer VAE with long skips; a motion of any length becomes one latent.
+
+    Reads and writes physical features and normalises inside. Latents are divided by
+    ``scale``, so that they have about unit variance.
+
+    Source: MLD (Chen et al., 2023), section 3.1. Deviations: ``patch`` frames are one
+    token; pre-norm; the decoder reads the latent as tokens in front of its queries.
+    """
+
+    def __init__(
+        self,
+        features: int = 263,
+        dim: int = 128,
+        layers: int = 3,
+        latents: int = 1,
+        latent_dim: int = 128,
+        patch: int = 4,
+        max_frames: int = 200,
+    ):
+        super().__init__()
+        self.config = {
+            "features": features, "dim": dim, "layers": layers, "latents": latents,
+            "latent_dim": latent_dim, "patch": patch, "max_frames": max_frames,
+        }  # fmt: skip
+        self.patch, self.latents, self.latent_dim = patch, latents, latent_dim
+        tokens = max_frames // patch
+        self.read = nn.Linear(patch * features, dim)
+        self.read_position = nn.Parameter(0.02 * torch.randn(tokens, dim))
+        self.global_tokens = nn.Parameter(0.02 * torch.randn(2 * latents, dim))
+        self.encoder = Transformer(dim, layers, skips=True)
+        self.to_latent, self.from_latent = nn.Linear(dim, latent_dim), nn.Linear(latent_dim, dim)
+        self.latent_position = nn.Parameter(0.02 * torch.randn(latents, dim))
+        self.queries = nn.Parameter(0.02 * torch.randn(tokens, dim))
+        self.decoder = Transformer(dim, layers, skips=True)
+        self.write = nn.Linear(dim, patch * features)
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+        self.register_buffer("scale", torch.ones(()))
+
+    def normalise(
+        self, motion: Float[Tensor, "batch frames features"], mask: Bool[Tensor, "batch frames"]
+    ) -> Float[Tensor, "batch frames features"]:
+        """Physical features to zero mean and unit variance."""
+        return (motion - self.mean) / self.std * mask[..., None]
+
+    def encode(
+        self, motion: Float[Tensor, "batch frames features"], mask: Bool[Tensor, "batch frames"]
+    ) -> tuple[Float[Tensor, "batch latents dim"], Float[Tensor, "batch latents dim"]]:
+        """Mean and log-variance of the scaled latent."""
+        tokens = self.read(patches(self.normalise(motion, mask), self.patch))
+        tokens = tokens + self.read_position[: tokens.shape[1]]
+        front = self.global_tokens.expand(len(motion), -1, -1)
+        keep = with_tokens(mask[:, :: self.patch], 2 * self.latents)
+        hidden = self.encoder(torch.cat([front, tokens], dim=1), keep)[:, : 2 * self.latents]
+        mu, logvar = self.to_latent(hidden).chunk(2, dim=1)
+        return mu / self.scale, logvar.clamp(-10, 4) - 2 * self.scale.log()
+
+    def decode_normalised(
+        self, latent: Float[Tensor, "batch latents dim"], mask: Bool[Tensor, "batch frames"]
+    ) -> Float[Tensor, "batch frames features"]:
+        """The scaled latent to normalised features, zero where padded."""
+        front = self.from_latent(latent * self.scale) + self.latent_position
+        queries = self.queries[: mask.shape[1] // self.patch].expand(len(latent), -1, -1)
+        keep = with_tokens(mask[:, :: self.patch], self.latents)
+        hidden = self.decoder(torch.cat([front, queries], dim=1), keep)[:, self.latents :]
+        return unpatch(self.write(hidden), self.patch) * mask[..., None]
+
+    def decode(self, latent: Float[Tensor, "batch latents dim"], prompts: Prompts) -> Tensor:
+        """The scaled latent to physical features, zero where padded."""
+        mask = prompts.mask
+        return (self.decode_normalised(latent, mask) * self.std + self.mean) * mask[..., None]
+
+
+class LatentDenoiser(Denoiser):
+    """Predicts the noise in a latent, from [latent tokens, time, caption].
+
+    Source: MLD (Chen et al., 2023), section 3.2. Deviations: pre-norm, laptop size, a
+    MiniLM sentence embedding as the caption.
+    """
+
+    prediction = "epsilon"
+
+    def __init__(
+        self,
+        latents: int = 1,
+        latent_dim: int = 128,
+        dim: int = 192,
+        layers: int = 5,
+        text_dim: int = 384,
+    ):
+        super().__init__()
+        self.config = {
+            "latents": latents, "latent_dim": latent_dim, "dim": dim, "layers": layers,
+            "text_dim": text_dim,
+        }  # fmt: skip
+        self.read = nn.Linear(latent_dim, dim)
+        self.time, self.text = TimeEmbedding(dim), nn.Linear(text_dim, dim)
+        self.position = nn.Parameter(0.02 * torch.randn(latents + 2, dim))
+        self.transformer = Transformer(dim, layers, skips=True)
+        self.write = nn.Linear(dim, latent_dim)
+
+    def forward(
+        self, x_t: Float[Tensor, "batch latents dim"], t: Int[Tensor, " batch"], prompts: Prompts
+    ) -> Float[Tensor, "batch latents dim"]:
+        """See :meth:`Denoiser.forward`."""
+        front = [self.time(t)[:, None], self.text(prompts.text.sentence)[:, None]]
+        tokens = torch.cat([self.read(x_t), *front], dim=1) + self.position
+        return self.write(self.transformer(tokens, None)[:, : x_t.shape[1]])
+
+
+def mld(
+    vae: VAE,
+    denoiser: LatentDenoiser,
+    no_text: TextFeatures,
+    n_steps: int = 50,
+    guidance: float = 7.5,
+) -> MotionDiffusion:
+    """The two together, with MLD's schedule; the VAE is frozen."""
+    vae.eval().requires_grad_(False)
+    return MotionDiffusion(
+        denoiser, NoiseSchedule.scaled_linear(), vae.decode,
+        lambda prompts: (vae.latents, vae.latent_dim), no_text, n_steps, guidance,
+    )  # fmt: skip

@@ -1,0 +1,64 @@
+"""What base models are trained to do."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from easytune_lib.diffusion.schedule import NoiseSchedule
+from easytune_lib.models.mld import VAE
+from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
+
+
+def denoising_loss(
+    denoiser: Denoiser,
+    schedule: NoiseSchedule,
+    x0: Tensor,
+    prompts: Prompts,
+    no_text: TextFeatures,
+    rng: torch.Generator,
+    drop: float = 0.1,
+) -> Tensor:
+    """Mean squared error of what the network predicts, over real frames only.
+
+    Captions are dropped with probability ``drop``, which guidance needs later.
+    Source: Ho et al. (2020), Eq. 14; for x0, Tevet et al. (2023), Eq. 2.
+    """
+    batch = len(x0)
+    t = torch.randint(len(schedule), (batch,), generator=rng)
+    noise = torch.randn(x0.shape, generator=rng)
+    dropped = torch.rand(batch, generator=rng) < drop
+    table = TextFeatures.cat([prompts.text, no_text])
+    rows = torch.where(dropped, batch, torch.arange(batch))
+    asked = Prompts(table[rows], prompts.lengths)
+    framewise = x0.shape[1] == prompts.frames
+    mask = prompts.mask[..., None].float() if framewise else torch.ones(batch, x0.shape[1], 1)
+    output = denoiser(schedule.add_noise(x0, noise, t) * mask, t, asked)
+    target = noise if denoiser.prediction == "epsilon" else x0
+    return ((output - target) ** 2 * mask).sum() / (mask.sum() * x0.shape[2])
+
+
+def vae_loss(
+    vae: VAE,
+    motion: Tensor,
+    prompts: Prompts,
+    rng: torch.Generator,
+    kl_weight: float = 1e-4,
+    root_weight: float = 0.2,
+) -> tuple[Tensor, dict[str, float]]:
+    """Smooth L1 reconstruction of normalised features plus a weak pull to the unit Gaussian.
+
+    Source: MLD (Chen et al., 2023), section 3.1. Deviation: the root's four numbers count
+    extra, since their errors add up along the path.
+    """
+    mask = prompts.mask
+    mu, logvar = vae.encode(motion, mask)
+    latent = mu + (0.5 * logvar).exp() * torch.randn(mu.shape, generator=rng)
+    error = F.smooth_l1_loss(
+        vae.decode_normalised(latent, mask), vae.normalise(motion, mask), reduction="none"
+    )
+    error = error * mask[..., None]
+    reconstruction = error.sum() / mask.sum() / error.shape[2]
+    root = error[..., :4].sum() / mask.sum() / 4
+    kl = -0.5 * (1 + logvar - mu**2 - logvar.exp()).mean()
+    loss = reconstruction + root_weight * root + kl_weight * kl
+    return loss, {"reconstruction": float(reconstruction), "kl": float(kl)}
