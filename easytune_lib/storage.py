@@ -77,3 +77,23 @@ def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], source: Pa
             f"missing {missing[:5]}, extra {extra[:5]}, wrong shape {sorted(shapes)[:5]}"
         )
     module.load_state_dict({k: tensors[k].to(own[k].dtype) for k in own}, strict=True)
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's running state as plain tensors, named ``optimizer.<index>.<key>``."""
+    return {
+        f"optimizer.{index}.{key}": value
+        for index, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Undo :func:`pack_optimizer`; other tensors are ignored, rates are left as they are."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

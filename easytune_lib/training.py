@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from easytune_lib.seeding import seed_of, stream
-from easytune_lib.storage import load_tensors, save_tensors
+from easytune_lib.storage import load_tensors, pack_optimizer, save_tensors, unpack_optimizer
 
 Objective = Callable[[torch.Generator], tuple[Tensor, dict[str, float]]]
 
@@ -127,8 +127,7 @@ def _save(
 ) -> None:
     tensors = {f"network.{n}": t for n, t in network.state_dict().items()}
     tensors |= {f"average.{n}": t for n, t in average.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+    tensors |= pack_optimizer(optimizer)
     save_tensors(checkpoint, tensors, {"plan": asdict(plan), "done": done})
 
 
@@ -154,10 +153,5 @@ def _resume(
     network.load_state_dict(part("network."), strict=True)
     for name, value in part("average.").items():
         average[name].copy_(value)
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in part("optimizer.").items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    unpack_optimizer(optimizer, tensors)
     return int(config["done"])

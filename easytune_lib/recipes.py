@@ -1,0 +1,256 @@
+"""How the workbench's own networks are trained: one generator a network, from any corpus.
+
+Each writes ``<out>/<name>.safetensors`` and, beside it, ``<name>.json``: the record that made
+it. Training state lies in ``<out>/training`` until the network is finished, so that a killed
+run goes on where it was.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from easytune_lib.metrics.judge import Judge, judge_objective
+from easytune_lib.models.mdm import MDM
+from easytune_lib.models.mld import VAE, LatentDenoiser, mld
+from easytune_lib.models.objectives import denoising_loss, vae_loss
+from easytune_lib.motion.corpus import Clip, Corpus, FeatureStats, MotionBatch
+from easytune_lib.motion.humanml3d import open_corpus
+from easytune_lib.motion.roles import Roles, assign_roles
+from easytune_lib.motion.synthetic import synthetic_corpus
+from easytune_lib.protocols import Prompts
+from easytune_lib.records import RunRecord
+from easytune_lib.rewards.objective import spm_objective
+from easytune_lib.rewards.spm import SPM
+from easytune_lib.storage import load_tensors, load_weights, save_tensors, write_json
+from easytune_lib.text.cache import CachedEncoder
+from easytune_lib.text.encoders import MiniLM
+from easytune_lib.text.table import CaptionTable
+from easytune_lib.training import Objective, TrainingPlan, TrainingStep, train
+
+MAX_FRAMES = 128
+
+
+def open_data(data: str, on_problem: Literal["raise", "skip"] = "raise") -> Corpus:
+    """A corpus by folder, or the embedded ``"synthetic"`` one."""
+    return synthetic_corpus() if data == "synthetic" else open_corpus(data, on_problem=on_problem)
+
+
+def draw_batch(
+    clips: Sequence[Clip], size: int
+) -> Callable[[torch.Generator], MotionBatch]:
+    """Random batches in which a label weighs as the square root of its number of clips."""
+    counts = Counter(clip.label for clip in clips)
+    weights = torch.tensor([counts[clip.label] ** -0.5 for clip in clips])
+
+    def draw(rng: torch.Generator) -> MotionBatch:
+        rows = torch.multinomial(weights, size, replacement=True, generator=rng).tolist()
+        return MotionBatch.collate([clips[i] for i in rows], rng, max_frames=MAX_FRAMES)
+
+    return draw
+
+
+def captions_of(clips: Sequence[Clip]) -> list[str]:
+    """All captions, and the empty one."""
+    return ["", *(caption.text for clip in clips for caption in clip.captions)]
+
+
+def train_base(
+    kind: Literal["mdm", "vae", "mld"],
+    data: str,
+    out: Path,
+    seed: int = 0,
+    steps: int | None = None,
+    on_problem: Literal["raise", "skip"] = "raise",
+) -> Iterator[TrainingStep]:
+    """Train a base model: ``mdm``, or ``vae`` and then ``mld`` on its latents.
+
+    Args:
+        kind: Which network. ``mld`` needs ``vae`` in ``out``.
+        data: A corpus folder, or "synthetic".
+        out: Where weights and record go.
+        seed: Of initial weights, batches and noise.
+        steps: Optimizer steps; the laptop preset where ``None``.
+        on_problem: Stop at the first bad file, or skip and count bad files.
+    """
+    corpus = open_data(data, on_problem)
+    roles = assign_roles(corpus)
+    stats = FeatureStats.from_clips(corpus.split("train"), corpus.skeleton)
+    table = CaptionTable(CachedEncoder(MiniLM()), captions_of(roles.base))
+    no_text = table([""])
+    width = corpus.skeleton.n_features
+    draw = draw_batch(roles.base, 64)
+
+    def prompts(batch: MotionBatch) -> Prompts:
+        return Prompts(table(batch.texts), batch.lengths)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if kind == "mdm":
+            network: nn.Module = MDM(width)
+        elif kind == "vae":
+            network = VAE(width)
+        else:
+            vae = load_network(VAE, out / "vae.safetensors")
+            network = LatentDenoiser(vae.latents, vae.latent_dim)
+    if kind != "mld":
+        network.mean.copy_(stats.mean)
+        network.std.copy_(stats.std)
+
+    if kind == "mdm":
+        plan = TrainingPlan("mdm", steps or 4000, lr=1e-3, seed=seed)
+        schedule = network.diffusion(no_text).schedule
+
+        def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+            batch = draw(rng)
+            asked = prompts(batch)
+            x0 = network.normalise(batch.features, asked)
+            return denoising_loss(network, schedule, x0, asked, no_text, rng), {}
+    elif kind == "vae":
+        plan = TrainingPlan("vae", steps or 2600, lr=1e-3, seed=seed, weight_decay=1e-4)
+
+        def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+            batch = draw(rng)
+            return vae_loss(network, batch.features, prompts(batch), rng)
+    else:
+        plan = TrainingPlan("mld", steps or 6000, lr=6e-4, seed=seed, ema=0.999)
+        schedule = mld(vae, network, no_text).schedule
+        latents = _latents(vae, roles.base)
+        counts = Counter(clip.label for clip in roles.base)
+        weights = torch.tensor([counts[clip.label] ** -0.5 for clip in roles.base])
+
+        def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+            rows = torch.multinomial(weights, 128, replacement=True, generator=rng)
+            crop = torch.randint(len(latents), (), generator=rng)
+            mu, logvar = latents[int(crop)]
+            x0 = mu[rows] + (0.5 * logvar[rows]).exp() * torch.randn(
+                mu[rows].shape, generator=rng
+            )
+            said = [_caption(roles.base[i], rng) for i in rows.tolist()]
+            asked = Prompts(table(said), torch.full((len(rows),), 4))
+            return denoising_loss(network, schedule, x0, asked, no_text, rng), {}
+
+    yield from _run(network, objective, plan, out, corpus, roles)
+    if kind == "vae":
+        _set_scale(network, roles.base)
+        _finish(network, plan, out, corpus, roles, 0.0)
+
+
+def train_reward(
+    data: str,
+    out: Path,
+    seed: int = 0,
+    steps: int | None = None,
+    on_problem: Literal["raise", "skip"] = "raise",
+) -> Iterator[TrainingStep]:
+    """Train the step-aware text-motion model that gives the reward; arguments as above."""
+    corpus = open_data(data, on_problem)
+    roles = assign_roles(corpus)
+    stats = FeatureStats.from_clips(corpus.split("train"), corpus.skeleton)
+    table = CaptionTable(CachedEncoder(MiniLM()), captions_of(roles.reward))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = SPM(features=corpus.skeleton.n_features)
+    network.mean.copy_(stats.mean)
+    network.std.copy_(stats.std)
+    plan = TrainingPlan("spm", steps or 800, lr=1e-3, seed=seed, weight_decay=1e-2)
+    objective = spm_objective(network, roles.reward, table)
+    yield from _run(network, objective, plan, out, corpus, roles)
+
+
+def train_judge(
+    data: str,
+    out: Path,
+    seed: int = 101,
+    steps: int | None = None,
+    on_problem: Literal["raise", "skip"] = "raise",
+) -> Iterator[TrainingStep]:
+    """Train the judge, which no fine-tuning ever sees; arguments as above."""
+    corpus = open_data(data, on_problem)
+    roles = assign_roles(corpus)
+    stats = FeatureStats.from_clips(corpus.split("train"), corpus.skeleton)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Judge(features=corpus.skeleton.n_features)
+    network.mean.copy_(stats.mean)
+    network.std.copy_(stats.std)
+    plan = TrainingPlan("judge", steps or 1200, lr=2e-3, seed=seed, weight_decay=1e-2)
+    yield from _run(network, judge_objective(network, roles.judge), plan, out, corpus, roles)
+
+
+def load_network(kind: type[Any], path: Path) -> Any:
+    """Rebuild a network from the file that a recipe wrote; in eval mode."""
+    tensors, config = load_tensors(path)
+    network = kind(**config["network"])
+    load_weights(network, tensors, path)
+    return network.eval()
+
+
+def _run(
+    network: nn.Module,
+    objective: Objective,
+    plan: TrainingPlan,
+    out: Path,
+    corpus: Corpus,
+    roles: Roles,
+) -> Iterator[TrainingStep]:
+    began = time.perf_counter()
+    yield from train(network, objective, plan, out / "training" / f"{plan.name}.safetensors")
+    _finish(network, plan, out, corpus, roles, time.perf_counter() - began)
+
+
+def _finish(
+    network: nn.Module,
+    plan: TrainingPlan,
+    out: Path,
+    corpus: Corpus,
+    roles: Roles,
+    seconds: float,
+) -> None:
+    """Write weights (half precision, they are shipped) and the record that made them."""
+    config = network.config
+    half = {
+        name: value.half() if name not in ("mean", "std", "scale") else value
+        for name, value in network.state_dict().items()
+    }
+    save_tensors(out / f"{plan.name}.safetensors", half, {"network": config})
+    record = RunRecord(
+        name=f"train_{plan.name}",
+        parameters={"plan": asdict(plan), "network": config, "corpus": corpus.name},
+        metrics={
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "skipped_files": len(corpus.problems),
+            **{f"clips_{role}": len(clips) for role, clips in vars(roles).items()},
+        },
+        machine={"seconds": round(seconds, 1), "threads": torch.get_num_threads()},
+    )
+    write_json(out / f"{plan.name}.json", asdict(record))
+
+
+def _caption(clip: Clip, rng: torch.Generator) -> str:
+    return clip.captions[int(torch.randint(len(clip.captions), (), generator=rng))].text
+
+
+@torch.no_grad()
+def _latents(vae: VAE, clips: Sequence[Clip], crops: int = 2) -> list[tuple[Tensor, Tensor]]:
+    """Mean and log-variance of the latents of all clips, for a few random crops."""
+    result = []
+    for crop in range(crops):
+        rng = torch.Generator().manual_seed(crop)
+        parts = []
+        for i in range(0, len(clips), 128):
+            batch = MotionBatch.collate(clips[i : i + 128], rng, max_frames=MAX_FRAMES)
+            parts.append(vae.encode(batch.features, batch.mask))
+        result.append((torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])))
+    return result
+
+
+def _set_scale(vae: VAE, clips: Sequence[Clip]) -> None:
+    """Give latents unit variance."""
+    mu = torch.cat([mu for mu, _ in _latents(vae, clips, crops=1)])
+    vae.scale.mul_(mu.std())
