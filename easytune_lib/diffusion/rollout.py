@@ -9,7 +9,7 @@ from torch import Tensor
 
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.plan import GradientPlan
-from easytune_lib.protocols import Prompts
+from easytune_lib.protocols import Prompts, Reward
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,16 @@ def rollout(
         x_next = model.sampler.step(model.schedule, x0_hat, noise, now, after, rng)
         yield Step(i, now, after, x, x0_hat, x_next)
         x = x_next
+
+
+def score(
+    model: MotionDiffusion, reward: Reward, step: Step, prompts: Prompts, plan: GradientPlan
+) -> Float[Tensor, " batch"]:
+    """What ``reward`` says of the state that ``plan`` reads after ``step``, decoded."""
+    if plan.reads == "x0_hat":
+        return reward(model.decode(step.x0_hat, prompts), prompts)
+    t = torch.full((len(step.x),), max(step.after, 0), device=step.x.device)
+    return reward(model.decode(step.x, prompts), prompts, t)
 
 
 @torch.no_grad()

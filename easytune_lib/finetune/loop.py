@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.diffusion.rollout import rollout
+from easytune_lib.diffusion.rollout import rollout, score
 from easytune_lib.protocols import FineTuneMethod, Prompts, Reward
 from easytune_lib.seeding import stream
 
@@ -76,13 +76,9 @@ def finetune(
         for step in rollout(model, batch.x_T, batch.prompts, plan, batch.rng):
             if step.index not in plan.rewarded:
                 continue
-            state, t = (step.x0_hat, None) if plan.reads == "x0_hat" else (step.x, step.after)
-            noise_level = t if t is None else torch.full((len(state),), max(t, 0))
-            score = reward(model.decode(state, batch.prompts), batch.prompts, noise_level).mean()
+            mean = score(model, reward, step, batch.prompts, plan).mean()
             optimizer.zero_grad()
-            (-score).backward()
+            (-mean).backward()
             norm = nn.utils.clip_grad_norm_(weights, max_norm)
             optimizer.step()
-            yield Update(
-                batch.index, step.index, score.item(), norm.item(), step.index == plan.last
-            )
+            yield Update(batch.index, step.index, mean.item(), norm.item(), step.index == plan.last)
