@@ -1,0 +1,370 @@
+"""How much of the reward gradient each denoising step contributes, and what carries it there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from easytune_lib.diffusion.model import MotionDiffusion
+from easytune_lib.diffusion.rollout import Step, rollout, score
+from easytune_lib.plan import GradientPlan
+from easytune_lib.protocols import Denoiser, Prompts, Reward
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The shares of :func:`step_gradients`, without the matrix."""
+
+    norms: Float[Tensor, " steps"]
+    cosine: Float[Tensor, " steps"] | None  # to the rows of a reference; 0 where a row is 0
+    total: Float[Tensor, " params"]  # the sum of the shares
+    error: float  # of ``total`` against plain backpropagation, relative
+
+
+@dataclass(frozen=True)
+class JacobianNorms:
+    """Sizes of the Jacobians ``J_i = d x_(i+1) / d x_i`` along a rollout, per sample.
+
+    Frobenius norms are divided by ``sqrt(dim)``: an identity of any size has norm 1.
+    """
+
+    frobenius: Float[Tensor, "steps batch"]
+    spectral: Float[Tensor, "steps batch"]
+    product_frobenius: Float[Tensor, "steps batch"]  # of J_(n-1) ... J_i: from step i to the end
+    product_spectral: Float[Tensor, "steps batch"]
+    frobenius_error: Float[Tensor, "steps batch"]  # standard errors, 0 where exact
+    product_frobenius_error: Float[Tensor, "steps batch"]
+    dim: Int[Tensor, " batch"]  # entries of the state that are not padding
+
+    @property
+    def divided(self) -> Float[Tensor, "steps batch"]:
+        """``|| product of J_s / dim ||_F``: the division inside the product, as printed in Fig. 3.
+
+        It decays by ``dim`` a step whatever the model does: an identity chain gives
+        ``dim ** (0.5 - steps)``.
+        """
+        steps = torch.arange(len(self.frobenius), 0, -1, dtype=torch.float64)[:, None]
+        return self.product_frobenius.double() * self.dim.double() ** (
+            0.5 - steps.to(self.dim.device)
+        )
+
+
+class _OwnWeights(Denoiser):
+    """One network, each call with leaves of its own, so that gradients of steps do not mix.
+
+    ``receive(call, name, grad)`` is given each leaf's gradient as soon as it is complete;
+    nothing is kept.
+    """
+
+    def __init__(self, network: Denoiser, receive: Callable[[int, str, Tensor], None]):
+        super().__init__()
+        self.network, self.prediction, self.receive = network, network.prediction, receive
+        self.leaves: list[Tensor] = []
+        self.calls = 0
+
+    def forward(self, x_t: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+        own = {n: p.detach().requires_grad_() for n, p in _tuned(self.network).items()}
+        if torch.is_grad_enabled():
+            for name, leaf in own.items():
+                leaf.register_post_accumulate_grad_hook(partial(self._pass_on, self.calls, name))
+            self.leaves += own.values()
+        self.calls += 1
+        return functional_call(self.network, own, (x_t, t, prompts))
+
+    def _pass_on(self, call: int, name: str, leaf: Tensor) -> None:
+        assert leaf.grad is not None
+        self.receive(call, name, leaf.grad)
+        leaf.grad = None
+
+
+def step_gradients(
+    model: MotionDiffusion,
+    reward: Reward,
+    x_T: Float[Tensor, "batch tokens dim"],
+    prompts: Prompts,
+    plan: GradientPlan,
+    rng: torch.Generator | None = None,
+) -> Float[Tensor, "steps params"]:
+    """Each denoising step's own share of the reward gradient, before any update.
+
+    Row ``i`` is the gradient with respect to the weights *as used by step i*, of the mean
+    reward, summed over the rewarded steps. The rows add up to the gradient that training
+    follows; steps that are not recorded give zero. Needs ``steps x params`` numbers:
+    :func:`share_norms` does not.
+
+    Args:
+        model: Its denoiser's weights that require a gradient are the columns, in order.
+        reward: Frozen.
+        x_T: Pure noise.
+        prompts: Captions and lengths.
+        plan: From a method's ``plan``.
+        rng: For stochastic samplers.
+
+    Source: Tan et al. (2026), Corollary 1 (Eq. 5, the terms of the sum over t) for DRaFT's
+    plan, Corollary 2 (Eq. 8) for EasyTune's.
+    """
+    columns = _columns(model.denoiser)
+    rows = x_T.new_zeros(model.n_steps, sum(p.numel() for p in _tuned(model.denoiser).values()))
+
+    def receive(step: int, name: str, grad: Tensor) -> None:
+        rows[step, columns[name]] = grad.flatten()
+
+    _stream_shares(model, reward, x_T, prompts, plan, rng, receive)
+    return rows
+
+
+def share_norms(
+    model: MotionDiffusion,
+    reward: Reward,
+    x_T: Float[Tensor, "batch tokens dim"],
+    prompts: Prompts,
+    plan: GradientPlan,
+    rng: torch.Generator | None = None,
+    reference: Float[Tensor, "steps params"] | None = None,
+) -> Shares:
+    """As :func:`step_gradients`, keeping norms and the sum only.
+
+    Args:
+        model: See :func:`step_gradients`; so for the arguments up to ``rng``.
+        reward: Frozen.
+        x_T: Pure noise.
+        prompts: Captions and lengths.
+        plan: From a method's ``plan``.
+        rng: For stochastic samplers.
+        reference: Another plan's :func:`step_gradients`, for instance EasyTune's, to which
+            each share's cosine is taken.
+    """
+    columns = _columns(model.denoiser)
+    total = x_T.new_zeros(sum(p.numel() for p in _tuned(model.denoiser).values()))
+    squares, dots = torch.zeros(2, model.n_steps, dtype=torch.float64)
+    replay = None if rng is None else rng.clone_state()
+
+    def receive(step: int, name: str, grad: Tensor) -> None:
+        flat = grad.flatten()
+        total[columns[name]] += flat
+        squares[step] += flat.double().square().sum().cpu()
+        if reference is not None:
+            dots[step] += (flat.double() @ reference[step, columns[name]].double()).cpu()
+
+    _stream_shares(model, reward, x_T, prompts, plan, rng, receive)
+    plain = reward_gradient(model, reward, x_T, prompts, plan, replay)
+    norms, cosine = squares.sqrt(), None
+    if reference is not None:
+        lengths = norms * torch.linalg.vector_norm(reference, dim=1, dtype=torch.float64).cpu()
+        cosine = dots / lengths.where(lengths > 0, 1.0)
+    return Shares(norms, cosine, total, float((total - plain).norm() / plain.norm()))
+
+
+def reward_gradient(
+    model: MotionDiffusion,
+    reward: Reward,
+    x_T: Float[Tensor, "batch tokens dim"],
+    prompts: Prompts,
+    plan: GradientPlan,
+    rng: torch.Generator | None = None,
+) -> Float[Tensor, " params"]:
+    """The gradient that one batch of training follows, by plain backpropagation.
+
+    Of the mean reward, summed over the rewarded steps; no weight and no ``.grad`` changes.
+    """
+    weights = list(_tuned(model.denoiser).values())
+    total = [torch.zeros_like(w) for w in weights]
+    for step in rollout(model, x_T, prompts, plan, rng):
+        if step.index in plan.rewarded:
+            mean = score(model, reward, step, prompts, plan).mean()
+            parts = torch.autograd.grad(mean, weights, materialize_grads=True)
+            total = [a + b for a, b in zip(total, parts, strict=True)]
+    return torch.cat([part.flatten() for part in total])
+
+
+def jacobian_norms(
+    model: MotionDiffusion,
+    x_T: Float[Tensor, "batch tokens dim"],
+    prompts: Prompts,
+    probes: int | None = None,
+    iterations: int = 10,
+    rng: torch.Generator | None = None,
+) -> JacobianNorms:
+    """How a small change of the state grows or shrinks from step to step, and to the end.
+
+    The map of a step includes guidance and the sampler; entries of padded frames are
+    left out. The weights' gradient at step ``i`` reaches the reward through the product.
+
+    Args:
+        model: What to sample from.
+        x_T: Pure noise.
+        prompts: Captions and lengths.
+        probes: ``None`` for exact matrices of ``dim x dim``, as latents allow. Else the
+            number of random probes v of Hutchinson's estimate, ||J||_F^2 = E ||J^T v||^2,
+            with standard errors; spectral norms then come from power iteration, as
+            lower bounds. At a cost of ``iterations x steps^2`` network passes: use few steps.
+        iterations: Of the power method, per norm.
+        rng: For the probes, and for stochastic samplers.
+
+    Raises:
+        ValueError: Fewer than two probes, or probes without a generator.
+
+    Source: Tan et al. (2026), Fig. 3, without its division by the dimension inside the
+    product (see :attr:`JacobianNorms.divided`).
+    """
+    everything = GradientPlan(frozenset(range(model.n_steps)), frozenset({model.n_steps - 1}))
+    real = _real_entries(x_T, prompts)
+    # The fused attention kernels know neither forward mode nor second derivatives.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        steps = rollout(model, x_T.detach().requires_grad_(), prompts, everything, rng)
+        if probes is None:
+            return _exact([_matrix(step, real) for step in steps], real)
+        if probes < 2 or rng is None:
+            raise ValueError(f"estimates need probes >= 2 and rng=stream(...), got {probes}, {rng}")
+        return _estimated([_StepMap(step, real) for step in steps], real, probes, iterations, rng)
+
+
+def _tuned(network: Denoiser) -> dict[str, Tensor]:
+    return {n: p for n, p in network.named_parameters() if p.requires_grad}
+
+
+def _columns(network: Denoiser) -> dict[str, slice]:
+    columns, start = {}, 0
+    for name, weight in _tuned(network).items():
+        columns[name] = slice(start, start := start + weight.numel())
+    return columns
+
+
+def _stream_shares(
+    model: MotionDiffusion,
+    reward: Reward,
+    x_T: Tensor,
+    prompts: Prompts,
+    plan: GradientPlan,
+    rng: torch.Generator | None,
+    receive: Callable[[int, str, Tensor], None],
+) -> None:
+    own = _OwnWeights(model.denoiser, receive)
+    for step in rollout(replace(model, denoiser=own), x_T, prompts, plan, rng):
+        if step.index in plan.rewarded:
+            score(model, reward, step, prompts, plan).mean().backward(inputs=own.leaves)
+        if plan.detach_state:
+            own.leaves.clear()
+
+
+def _real_entries(x_T: Tensor, prompts: Prompts) -> Bool[Tensor, "batch tokens dim"]:
+    framewise = x_T.shape[1] == prompts.frames
+    keep = prompts.mask if framewise else torch.ones_like(x_T[..., 0], dtype=torch.bool)
+    return keep[..., None].expand_as(x_T)
+
+
+def _size(x: Tensor) -> Float[Tensor, " batch"]:
+    return torch.linalg.vector_norm(x, dim=(1, 2))
+
+
+def _matrix(step: Step, real: Tensor) -> Float[Tensor, "batch dim dim"]:
+    """``J[b]`` with zero rows and columns where padded."""
+    batch, dim = len(real), real[0].numel()
+    basis = torch.eye(dim, dtype=step.x.dtype, device=step.x.device)
+    cotangents = basis.view(dim, 1, *real.shape[1:]).expand(-1, *real.shape)
+    (rows,) = torch.autograd.grad(step.x, step.x_t, cotangents, is_grads_batched=True)
+    keep = real.reshape(batch, dim)
+    return rows.view(dim, batch, dim).transpose(0, 1) * (keep[:, :, None] & keep[:, None])
+
+
+def _exact(jacobians: list[Tensor], real: Tensor) -> JacobianNorms:
+    products = [jacobians[-1]]
+    for jacobian in reversed(jacobians[:-1]):
+        products.insert(0, products[0] @ jacobian)
+    dim = real.sum((1, 2))
+    single, product = torch.stack(jacobians), torch.stack(products)
+    frobenius, product_frobenius = (
+        torch.linalg.matrix_norm(m) / dim.sqrt() for m in (single, product)
+    )
+    return JacobianNorms(
+        frobenius, torch.linalg.matrix_norm(single, 2),
+        product_frobenius, torch.linalg.matrix_norm(product, 2),
+        torch.zeros_like(frobenius), torch.zeros_like(frobenius), dim,
+    )  # fmt: skip
+
+
+class _StepMap:
+    """One step as a linear map around its state, on real entries only, without a matrix."""
+
+    def __init__(self, step: Step, real: Tensor):
+        self.before, self.after, self.real = step.x_t, step.x, real
+        self.dual = torch.zeros_like(step.x, requires_grad=True)
+        (self.pulled,) = torch.autograd.grad(self.after, self.before, self.dual, create_graph=True)
+
+    def pull(self, u: Tensor) -> Tensor:
+        """``J^T u``."""
+        cotangent = u * self.real
+        return (
+            self.real
+            * torch.autograd.grad(self.after, self.before, cotangent, retain_graph=True)[0]
+        )
+
+    def push(self, v: Tensor) -> Tensor:
+        """``J v``: the derivative of ``J^T u``, which is linear in u."""
+        return (
+            self.real
+            * torch.autograd.grad(self.pulled, self.dual, v * self.real, retain_graph=True)[0]
+        )
+
+
+def _estimated(
+    maps: list[_StepMap], real: Tensor, probes: int, iterations: int, rng: torch.Generator
+) -> JacobianNorms:
+    like = maps[0].after
+
+    def draw() -> Tensor:
+        v = torch.randn(like.shape, generator=rng, dtype=like.dtype).to(like.device)
+        return v * real
+
+    single = torch.stack([
+        torch.stack([_size(step.pull(draw())) ** 2 for step in maps]) for _ in range(probes)
+    ])  # fmt: skip
+    products = []
+    for _ in range(probes):
+        v, sizes = draw(), []
+        for step in reversed(maps):
+            v = step.pull(v)
+            sizes.insert(0, _size(v) ** 2)
+        products.append(torch.stack(sizes))
+
+    dim = real.sum((1, 2))
+    frobenius, error = _root_mean(single / dim)
+    product_frobenius, product_error = _root_mean(torch.stack(products) / dim)
+    spectral = torch.stack(
+        [_power(maps[i : i + 1], draw(), iterations)[0] for i in range(len(maps))]
+    )
+    product_spectral, u = [], draw()
+    for i in reversed(range(len(maps))):  # each chain starts from the direction of the one after
+        size, u = _power(maps[i:], u, iterations)
+        product_spectral.insert(0, size)
+    return JacobianNorms(
+        frobenius, spectral, product_frobenius, torch.stack(product_spectral),
+        error, product_error, dim,
+    )  # fmt: skip
+
+
+def _root_mean(squares: Float[Tensor, "probes steps batch"]) -> tuple[Tensor, Tensor]:
+    """The root of the mean over probes, and its standard error (delta method)."""
+    root = squares.mean(0).sqrt()
+    error = squares.std(0) / len(squares) ** 0.5
+    return root, torch.where(root > 0, error / (2 * root), 0.0)
+
+
+def _power(maps: list[_StepMap], u: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """The largest singular value of the chained ``maps`` and its output direction."""
+    size = _size(u)
+    tiny = torch.finfo(u.dtype).tiny
+    for _ in range(iterations):
+        for step in reversed(maps):
+            u = step.pull(u)
+        u = u / _size(u).clamp(min=tiny)[:, None, None]
+        for step in maps:
+            u = step.push(u)
+        size = _size(u)
+        u = u / size.clamp(min=tiny)[:, None, None]
+    return size, u

@@ -1,0 +1,96 @@
+"""Whether an encoder, such as a reward's, still understands a noised motion."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from easytune_lib.diffusion.model import MotionDiffusion
+from easytune_lib.diffusion.rollout import rollout
+from easytune_lib.diffusion.schedule import NoiseSchedule
+from easytune_lib.plan import GradientPlan
+from easytune_lib.protocols import Prompts
+
+Encoder = Callable[[Tensor, Prompts], Tensor]
+"""Physical features ``(batch, frames, features)`` to embeddings ``(batch, dim)``."""
+
+
+@dataclass(frozen=True)
+class NoiseSimilarity:
+    """Cosines to the final clean motion, per prompt; row ``i`` is about denoising step ``i``."""
+
+    times: tuple[int, ...]  # training step of the state read; row 0 is pure noise
+    noised: Float[Tensor, "steps batch"]  # of the state x_t
+    predicted: Float[Tensor, "steps batch"]  # of x0_hat, the clean state it points to
+
+
+@torch.no_grad()
+def similarity_by_step(
+    encode: Encoder,
+    model: MotionDiffusion,
+    x_T: Float[Tensor, "batch tokens dim"],
+    prompts: Prompts,
+    rng: torch.Generator | None = None,
+) -> NoiseSimilarity:
+    """How like the final motion the states on the way to it look to ``encode``.
+
+    Args:
+        encode: The encoder under test.
+        model: What to sample from.
+        x_T: Pure noise.
+        prompts: Captions and lengths.
+        rng: For stochastic samplers.
+
+    Source: Tan et al. (2026), Fig. 4. Deviations: the encoder is the caller's choice, since
+    the paper names none; latent states are decoded first, so that the figure shows the
+    robustness of decoder and encoder together.
+    """
+    plan = GradientPlan(frozenset(), frozenset({model.n_steps - 1}))
+    steps = list(rollout(model, x_T, prompts, plan, rng))
+    final = encode(model.decode(steps[-1].x0_hat, prompts), prompts)
+
+    def similarity(state: Tensor) -> Tensor:
+        return F.cosine_similarity(encode(model.decode(state, prompts), prompts), final, dim=-1)
+
+    return NoiseSimilarity(
+        tuple(step.now for step in steps),
+        torch.stack([similarity(step.x_t) for step in steps]),
+        torch.stack([similarity(step.x0_hat) for step in steps]),
+    )
+
+
+@torch.no_grad()
+def similarity_by_noise(
+    encode: Encoder,
+    schedule: NoiseSchedule,
+    state: Float[Tensor, "batch tokens dim"],
+    decode: Callable[[Tensor, Prompts], Tensor],
+    prompts: Prompts,
+    times: Sequence[int],
+    rng: torch.Generator,
+) -> Float[Tensor, "times batch"]:
+    """Cosine of real motions to themselves, noised by the forward process.
+
+    One noise serves all ``times``, so that the curve of a motion is smooth.
+
+    Args:
+        encode: The encoder under test.
+        schedule: Of the noise.
+        state: Clean motions as a model diffuses them, zero where padded: normalised
+            features, or a VAE's latents.
+        decode: From such a state to physical features.
+        prompts: The motions' lengths (and captions, should ``encode`` read them).
+        times: Training steps of the noise, 0 to ``len(schedule) - 1``.
+        rng: For the noise.
+    """
+    noise = torch.randn(state.shape, generator=rng, dtype=state.dtype).to(state.device)
+    clean = encode(decode(state, prompts), prompts)
+
+    def similarity(t: int) -> Tensor:
+        noised = schedule.add_noise(state, noise, torch.full((len(state),), t, device=state.device))
+        return F.cosine_similarity(encode(decode(noised, prompts), prompts), clean, dim=-1)
+
+    return torch.stack([similarity(t) for t in times])
