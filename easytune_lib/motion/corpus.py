@@ -108,7 +108,9 @@ class FeatureStats:
             ValueError: There are no frames.
         """
         if not sum(map(len, clips)):
-            raise ValueError("statistics of no clips: give at least one, for instance a train split")
+            raise ValueError(
+                "statistics of no clips: give at least one, for instance a train split"
+            )
         frames = np.concatenate([clip.features for clip in clips])
         mean, std = frames.mean(0, np.float64), frames.std(0, np.float64)
         for group in skeleton.groups.values():
@@ -206,9 +208,7 @@ _OPPOSITE |= {b: a for a, b in _OPPOSITE.items()} | {
     "counter-clockwise": "clockwise",
     "anti-clockwise": "clockwise",
 }
-_SIDES = re.compile(
-    rf"\b({'|'.join(sorted(_OPPOSITE, key=len, reverse=True))})\b", re.IGNORECASE
-)
+_SIDES = re.compile(rf"\b({'|'.join(sorted(_OPPOSITE, key=len, reverse=True))})\b", re.IGNORECASE)
 
 
 def mirror_caption(text: str) -> str:

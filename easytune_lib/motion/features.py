@@ -11,6 +11,8 @@ people; for a body with hips as wide as its shoulders it turns about, and recove
 from the given ones. ``released_heading=False`` uses hips and shoulders with the same sign.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -229,7 +231,7 @@ def _bone_rotations(joints: Array, root: Array, skeleton: Skeleton) -> Array:
     world = np.concatenate([root[:, None], _between(rest, directions)], axis=1)
     before = np.zeros(skeleton.n_joints, int)
     for chain in skeleton.chain_indices:
-        for previous, joint in zip(chain[1:], chain[2:], strict=False):
+        for previous, joint in pairwise(chain[1:]):
             before[joint] = previous
     local = _multiply(_inverse(world[:, before]), world)
     local[:, 0] = root

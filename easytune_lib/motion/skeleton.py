@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
@@ -76,7 +77,7 @@ class Skeleton:
         """Row of each joint's parent; -1 for the root."""
         parents = [-1] * self.n_joints
         for chain in self.chain_indices:
-            for parent, child in zip(chain, chain[1:], strict=False):
+            for parent, child in pairwise(chain):
                 parents[child] = parent
         return tuple(parents)
 
