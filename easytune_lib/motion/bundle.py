@@ -47,7 +47,7 @@ def read_bundle(
         for record, rows in zip(records, _features(packed, records, cache), strict=True):
             if rows is None:
                 what = f"clip {record['id']} has {record['frames']} frames, fewer than "
-                problems.append(Problem(packed.name, f"{what}{MIN_JOINT_FRAMES}", "too short"))
+                problems.append(Problem(packed.name, f"{what}{MIN_JOINT_FRAMES}", "length"))
                 continue
             captions = tuple(
                 Caption(t["caption"], t["tokens"], t["start"], t["end"]) for t in record["texts"]

@@ -32,7 +32,7 @@ def to_features(
     skeleton: Skeleton = HUMANML3D,
     *,
     released_heading: bool = True,
-) -> Float[Array, "frames-1 features"]:
+) -> Float[Array, "rows features"]:
     """Motion features in physical units; one frame fewer, as they hold velocities.
 
     The motion is made canonical first (:func:`canonicalise`), so where it stands and which way
