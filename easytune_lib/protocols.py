@@ -30,9 +30,7 @@ class TextFeatures:
     def __getitem__(self, rows: Sequence[int] | Tensor | slice) -> "TextFeatures":
         index = torch.arange(len(self))[rows if not isinstance(rows, Sequence) else list(rows)]
         texts = tuple(self.texts[i] for i in index.tolist())
-        return TextFeatures(
-            texts, self.sentence[index], self.tokens[index], self.token_mask[index]
-        )
+        return TextFeatures(texts, self.sentence[index], self.tokens[index], self.token_mask[index])
 
     def to(self, device: torch.device | str) -> "TextFeatures":
         """The same features on ``device``."""

@@ -27,6 +27,7 @@ from easytune_lib.protocols import Prompts
 from easytune_lib.records import RunRecord
 from easytune_lib.rewards.objective import spm_objective
 from easytune_lib.rewards.spm import SPM
+from easytune_lib.seeding import stream
 from easytune_lib.storage import load_tensors, load_weights, save_tensors, write_json
 from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.text.encoders import MiniLM
@@ -41,9 +42,7 @@ def open_data(data: str, on_problem: Literal["raise", "skip"] = "raise") -> Corp
     return synthetic_corpus() if data == "synthetic" else open_corpus(data, on_problem=on_problem)
 
 
-def draw_batch(
-    clips: Sequence[Clip], size: int
-) -> Callable[[torch.Generator], MotionBatch]:
+def draw_batch(clips: Sequence[Clip], size: int) -> Callable[[torch.Generator], MotionBatch]:
     """Random batches in which a label weighs as the square root of its number of clips."""
     counts = Counter(clip.label for clip in clips)
     weights = torch.tensor([counts[clip.label] ** -0.5 for clip in clips])
@@ -128,9 +127,7 @@ def train_base(
             rows = torch.multinomial(weights, 128, replacement=True, generator=rng)
             crop = torch.randint(len(latents), (), generator=rng)
             mu, logvar = latents[int(crop)]
-            x0 = mu[rows] + (0.5 * logvar[rows]).exp() * torch.randn(
-                mu[rows].shape, generator=rng
-            )
+            x0 = mu[rows] + (0.5 * logvar[rows]).exp() * torch.randn(mu[rows].shape, generator=rng)
             said = [_caption(roles.base[i], rng) for i in rows.tolist()]
             asked = Prompts(table(said), torch.full((len(rows),), 4))
             return denoising_loss(network, schedule, x0, asked, no_text, rng), {}
@@ -254,3 +251,48 @@ def _set_scale(vae: VAE, clips: Sequence[Clip]) -> None:
     """Give latents unit variance."""
     mu = torch.cat([mu for mu, _ in _latents(vae, clips, crops=1)])
     vae.scale.mul_(mu.std())
+
+
+@torch.no_grad()
+def prepare_evaluation(data: str, out: Path, seed: int = 0) -> Path:
+    """Write ``evaluation.safetensors``: prompts, and real motions as the judge sees them.
+
+    It needs ``judge`` in ``out``; where ``vae`` is there too, its reconstructions of the same
+    motions are judged as well. Only captions with labels are written, so that the captions of
+    HumanML3D stay where they are.
+    """
+    corpus = open_data(data)
+    roles = assign_roles(corpus)
+    judge = load_network(Judge, out / "judge.safetensors")
+    vae = load_network(VAE, out / "vae.safetensors") if (out / "vae.safetensors").exists() else None
+    rng = stream(seed, "evaluation")
+    asked = draw_batch(tuple(clip for clip in roles.base if clip.label), 1024)
+    sets = {"finetune": asked(rng)}
+    for name, clips in (
+        ("validation", roles.validation), ("test", roles.test), ("unseen", roles.unseen),
+    ):  # fmt: skip
+        sets[name] = MotionBatch.collate(clips, rng, max_frames=MAX_FRAMES, crop="start")
+    tensors: dict[str, Tensor] = {}
+    for name, batch in sets.items():
+        tensors[f"{name}.lengths"] = batch.lengths.int()
+        if name == "finetune":
+            continue
+        parts = [
+            (batch.features[i : i + 64], batch.lengths[i : i + 64])
+            for i in range(0, len(batch.texts), 64)
+        ]
+        parts = [(motion[:, : int(length.max())], length) for motion, length in parts]
+        tensors[f"{name}.real"] = torch.cat([judge.embed_motion(*part) for part in parts])
+        if vae is not None:
+            rebuilt = []
+            for motion, length in parts:
+                mask = torch.arange(motion.shape[1]) < length[:, None]
+                latent, _ = vae.encode(motion, mask)
+                normal = vae.decode_normalised(latent, mask)
+                physical = (normal * vae.std + vae.mean) * mask[..., None]
+                rebuilt.append(judge.embed_motion(physical, length))
+            tensors[f"{name}.vae"] = torch.cat(rebuilt)
+    names = {n: {"texts": list(b.texts), "labels": list(b.labels)} for n, b in sets.items()}
+    return save_tensors(
+        out / "evaluation.safetensors", tensors, {"sets": names, "corpus": corpus.name}
+    )

@@ -32,7 +32,9 @@ class RunRecord:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9_]+", self.name):
-            raise ValueError(f"a record's name is lower-case letters, digits and _, not {self.name!r}")
+            raise ValueError(
+                f"a record's name is lower-case letters, digits and _, not {self.name!r}"
+            )
 
     @property
     def run_id(self) -> str:
@@ -62,7 +64,9 @@ class RunRecord:
         except (OSError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a readable run record: {error}") from error
         if not isinstance(content, dict) or content.get("schema", 0) > SCHEMA:
-            raise ValueError(f"{path} has schema {content.get('schema')}, this version reads {SCHEMA}")
+            raise ValueError(
+                f"{path} has schema {content.get('schema')}, this version reads {SCHEMA}"
+            )
         return cls(**content)
 
     @classmethod

@@ -1,6 +1,5 @@
 """Classifier-free guidance: two readings of one state, with and without the caption."""
 
-import torch
 from torch import Tensor
 
 from easytune_lib.protocols import Denoiser, Prompts, TextFeatures

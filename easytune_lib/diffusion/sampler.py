@@ -10,7 +10,10 @@ from easytune_lib.diffusion.schedule import NoiseSchedule
 
 @dataclass(frozen=True)
 class DDIM:
-    """DDIM (Song et al., 2021), Eq. 12; ``eta`` = 0 is deterministic, 1 is DDPM's small variance."""
+    """DDIM (Song et al., 2021), Eq. 12.
+
+    ``eta`` = 0 is deterministic, 1 is DDPM with its small variance.
+    """
 
     eta: float = 0.0
 

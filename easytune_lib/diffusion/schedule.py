@@ -35,7 +35,7 @@ class NoiseSchedule:
     def cosine(cls, train_steps: int = 1000) -> "NoiseSchedule":
         """MDM's: Nichol & Dhariwal (2021), Eq. 17, beta capped at .999."""
 
-        def level(t: float) -> float:
+        def level(t: int) -> float:
             return math.cos((t / train_steps + 0.008) / 1.008 * math.pi / 2) ** 2
 
         steps = range(train_steps)

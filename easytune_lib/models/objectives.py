@@ -61,4 +61,4 @@ def vae_loss(
     root = error[..., :4].sum() / mask.sum() / 4
     kl = -0.5 * (1 + logvar - mu**2 - logvar.exp()).mean()
     loss = reconstruction + root_weight * root + kl_weight * kl
-    return loss, {"reconstruction": float(reconstruction), "kl": float(kl)}
+    return loss, {"reconstruction": reconstruction.item(), "kl": kl.item()}

@@ -1,0 +1,182 @@
+"""The bench that every notebook opens: a base model, the reward, the judge, and prompts."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from easytune_lib.diffusion.model import MotionDiffusion
+from easytune_lib.diffusion.rollout import sample
+from easytune_lib.metrics.judge import Judge
+from easytune_lib.metrics.report import Reference, evaluate
+from easytune_lib.models.mdm import MDM
+from easytune_lib.models.mld import VAE, LatentDenoiser, mld
+from easytune_lib.motion.features import to_motion
+from easytune_lib.motion.motion import Motion
+from easytune_lib.motion.skeleton import HUMANML3D
+from easytune_lib.protocols import Prompts
+from easytune_lib.recipes import load_network
+from easytune_lib.rewards.alignment import AlignmentReward
+from easytune_lib.rewards.spm import SPM
+from easytune_lib.seeding import stream
+from easytune_lib.storage import load_tensors
+from easytune_lib.text.cache import CachedEncoder
+from easytune_lib.text.encoders import MiniLM
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts with the labels that tell false negatives apart (``""`` where unknown)."""
+
+    prompts: Prompts
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def first(self, count: int) -> "PromptSet":
+        """A spread of at most ``count`` prompts over the whole set; 0 keeps all."""
+        if not count or count >= len(self):
+            return self
+        rows = np.linspace(0, len(self) - 1, count).round().astype(int).tolist()
+        return PromptSet(self.prompts[rows], tuple(self.labels[i] for i in rows))
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What is compared is compared on one bench."""
+
+    base: Literal["mdm", "mld"]
+    digest: str  # of all files it was read from
+    model: MotionDiffusion
+    reward: AlignmentReward
+    judge: Judge
+    prompts: dict[str, PromptSet]  # finetune, validation, test, unseen
+    references: dict[str, Reference]  # real motion of validation, test and unseen, as judged
+
+
+def open_workbench(
+    base: Literal["mdm", "mld"] = "mdm",
+    n_steps: int = 20,
+    guidance: float | None = None,
+    weights: Path = WEIGHTS,
+) -> Workbench:
+    """Load the laptop's networks; nothing is downloaded and no data set is needed.
+
+    Args:
+        base: ``mdm`` diffuses features, ``mld`` the latent of a VAE.
+        n_steps: Sampling steps, and so the steps that fine-tuning sees.
+        guidance: Classifier-free guidance; 2.5 for mdm and 5 for mld where ``None``.
+        weights: A folder as ``easytune train`` writes it.
+
+    Raises:
+        ValueError: A file is missing or does not fit; says which.
+    """
+    encoder = CachedEncoder(MiniLM())
+    no_text = encoder.encode([""])
+    if base == "mdm":
+        network = load_network(MDM, weights / "mdm.safetensors")
+        model = network.diffusion(no_text, n_steps, guidance or 2.5)
+    elif base == "mld":
+        vae = load_network(VAE, weights / "vae.safetensors")
+        denoiser = load_network(LatentDenoiser, weights / "mld.safetensors")
+        model = mld(vae, denoiser, no_text, n_steps, guidance or 5.0)
+    else:
+        raise ValueError(f"base is 'mdm' or 'mld', got {base!r}")
+    prompts, references = read_evaluation(weights, encoder)
+    return Workbench(
+        base,
+        weights_digest(base, weights),
+        model,
+        AlignmentReward(load_network(SPM, weights / "spm.safetensors")),
+        load_network(Judge, weights / "judge.safetensors"),
+        prompts,
+        references,
+    )
+
+
+def weights_digest(base: str, weights: Path = WEIGHTS) -> str:
+    """Which weights, reward, judge and prompts results belong to: 12 hex digits."""
+    names = {"mdm": ["mdm"], "mld": ["vae", "mld"]}[base] + ["spm", "judge", "evaluation"]
+    content = b"".join((weights / f"{name}.safetensors").read_bytes() for name in names)
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def ask(texts: Sequence[str], seconds: float | Sequence[float] = 5.0) -> Prompts:
+    """Prompts of your own; lengths are rounded to the unit of 4 frames.
+
+    Args:
+        texts: Captions, in English.
+        seconds: Length of the motions, 1 to 6.4 s, one for all or one each.
+    """
+    wanted = [seconds] * len(texts) if isinstance(seconds, int | float) else list(seconds)
+    if len(wanted) != len(texts):
+        raise ValueError(f"{len(texts)} captions need as many lengths, got {len(wanted)}")
+    if bad := [s for s in wanted if not 1 <= s <= 6.4]:
+        raise ValueError(f"motions are 1 to 6.4 s long, got {bad}")
+    frames = torch.tensor([round(s * HUMANML3D.fps / 4) * 4 for s in wanted])
+    return Prompts(CachedEncoder(MiniLM()).encode(list(texts)), frames)
+
+
+def motions_of(features: Float[Tensor, "batch frames features"], prompts: Prompts) -> list[Motion]:
+    """Features as motions that can be looked at, each cut to its length."""
+    return [
+        to_motion(row[:length], HUMANML3D, text)
+        for row, length, text in zip(features, prompts.lengths.tolist(), prompts.texts, strict=True)
+    ]
+
+
+def judged(
+    bench: Workbench, model: MotionDiffusion, split: str, noise_seed: int, count: int = 0
+) -> dict[str, float]:
+    """Generate a split and let the judge speak; the mean reward is reported beside it.
+
+    Every model is given the same noise for the same ``noise_seed``.
+    """
+    chosen = bench.prompts[split].first(count)
+    motion = sample(model, chosen.prompts, stream(noise_seed, "evaluate", split))
+    return judged_motion(bench, motion, chosen, split, noise_seed)
+
+
+@torch.no_grad()
+def judged_motion(
+    bench: Workbench, motion: Tensor, chosen: PromptSet, split: str, noise_seed: int
+) -> dict[str, float]:
+    """What the judge and the reward say of motions made for ``chosen``."""
+    scores = evaluate(
+        bench.judge, motion, chosen.prompts, chosen.labels, bench.references[split],
+        stream(noise_seed, "judge", split),
+    )  # fmt: skip
+    rewards = [
+        bench.reward(motion[rows, : chosen.prompts[rows].frames], chosen.prompts[rows])
+        for rows in torch.arange(len(chosen)).split(64)
+    ]
+    return {**vars(scores), "reward": float(torch.cat(rewards).mean())}
+
+
+def read_evaluation(
+    weights: Path, encoder: CachedEncoder
+) -> tuple[dict[str, PromptSet], dict[str, Reference]]:
+    """Prompts, and the judge's embeddings of the real motions that belong to them."""
+    tensors, config = load_tensors(weights / "evaluation.safetensors")
+    prompts = {
+        name: PromptSet(
+            Prompts(encoder.encode(part["texts"]), tensors[f"{name}.lengths"].long()),
+            tuple(part["labels"]),
+        )
+        for name, part in config["sets"].items()
+    }
+    references = {
+        name.removesuffix(".real"): Reference.of(value.float())
+        for name, value in tensors.items()
+        if name.endswith(".real")
+    }
+    return prompts, references
