@@ -120,7 +120,9 @@ class Reward(Protocol):
         motion: Float[Tensor, "batch frames features"],
         prompts: Prompts,
         t: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, " batch"]: ...
+    ) -> Float[Tensor, " batch"]:
+        """One score a motion."""
+        ...
 
 
 @runtime_checkable
@@ -129,11 +131,15 @@ class TextEncoder(Protocol):
 
     name: str
 
-    def encode(self, texts: Sequence[str]) -> TextFeatures: ...
+    def encode(self, texts: Sequence[str]) -> TextFeatures:
+        """Features of ``texts``, in order."""
+        ...
 
 
 @runtime_checkable
 class FineTuneMethod(Protocol):
     """A choice, drawn once per batch, of what is recorded and what is rewarded."""
 
-    def plan(self, n_steps: int, rng: torch.Generator) -> GradientPlan: ...
+    def plan(self, n_steps: int, rng: torch.Generator) -> GradientPlan:
+        """The plan of one batch; ``rng`` is the batch's own stream."""
+        ...

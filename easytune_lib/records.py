@@ -63,10 +63,9 @@ class RunRecord:
             content = json.loads(path.read_text())
         except (OSError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a readable run record: {error}") from error
-        if not isinstance(content, dict) or content.get("schema", 0) > SCHEMA:
-            raise ValueError(
-                f"{path} has schema {content.get('schema')}, this version reads {SCHEMA}"
-            )
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if schema != SCHEMA:
+            raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA}")
         return cls(**content)
 
     @classmethod
