@@ -110,28 +110,33 @@ class HubEncoder:
         from transformers.utils.hub import cached_file
 
         where = {"revision": self.revision, "local_files_only": Path(self.source).is_dir()}
+        weight = None
         try:
-            with no_progress_bar():
+            with quiet():
                 tokenizer = transformers.AutoTokenizer.from_pretrained(
                     self.source, padding_side="right", **where
                 )
                 config = transformers.AutoConfig.from_pretrained(self.source, **where)
-                kind = (
+                kind: Any = (
                     transformers.CLIPTextModelWithProjection
                     if config.model_type.startswith("clip")
                     else transformers.AutoModelForTextEncoding
                 )
-                model = kind.from_pretrained(self.source, dtype=torch.float32, **where)
-                weight = None
-                if self.dense:
-                    file = cached_file(self.source, f"{self.dense}/model.safetensors", **where)
-                    weight = load_file(str(file))["linear.weight"].float().to(self.device)
-        except (OSError, KeyError) as error:
+                model, report = kind.from_pretrained(
+                    self.source, dtype=torch.float32, output_loading_info=True, **where
+                )
+            if self.dense:
+                file = cached_file(self.source, f"{self.dense}/model.safetensors", **where)
+                weight = load_file(str(file))["linear.weight"].float().to(self.device)
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"no text model could be loaded from {self.source!r} ({error}). Expected a folder "
                 "with a transformers model and its tokenizer, or a hub id that is in the local "
                 "cache or can be fetched."
             ) from error
+        missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+        if missing:  # transformers fills them with random numbers
+            raise ValueError(f"{self.source!r} lacks weights of {type(model).__name__}: {missing}")
         if self.pooling == "projected" and not hasattr(model, "text_projection"):
             raise ValueError(
                 f"{type(model).__name__} has no projected embedding; choose the pooling "
@@ -217,14 +222,16 @@ def check_sha256(file: Path, expected: str, package: str) -> None:
 
 
 @contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a bar while it loads."""
+def quiet() -> Iterator[None]:
+    """Keep transformers from drawing bars and from listing the weights it has no use for."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        if shown:
+        logging.set_verbosity(verbosity)
+        if bar:
             logging.enable_progress_bar()
