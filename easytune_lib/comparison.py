@@ -5,10 +5,12 @@ of seconds (or of updates) is spent. The judge speaks only before and after.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +18,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from easytune_lib.analysis.cost import saved_bytes
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.finetune.loop import batches, finetune
+from easytune_lib.metrics.report import interval
 from easytune_lib.protocols import Denoiser, FineTuneMethod
 from easytune_lib.records import RunRecord, run_id
 from easytune_lib.storage import (
@@ -82,13 +86,13 @@ class Progress:
         return self.seconds * (1 - self.fraction) / max(self.fraction, 1e-9)
 
 
-def tuned(bench: Workbench, run: Run, runs: Path, scratch: Path) -> Iterator[Progress]:
-    """Fine-tune and judge; writes ``runs/<id>/record.json`` and the weights into ``scratch``.
+def tuned(bench: Workbench, run: Run, scratch: Path) -> Iterator[Progress]:
+    """Fine-tune and judge; writes record and tuned weights to ``scratch/<run id>``.
 
     A run whose record exists is done: nothing is yielded. A killed run goes on from the last
     whole batch that it saved, about every 20 seconds.
     """
-    if _record(run, runs) is not None:
+    if _record(run, scratch) is not None:
         return
     if run.weights != bench.digest:
         raise ValueError(f"the run is for weights {run.weights}, the bench has {bench.digest}")
@@ -98,7 +102,7 @@ def tuned(bench: Workbench, run: Run, runs: Path, scratch: Path) -> Iterator[Pro
     optimizer = torch.optim.AdamW(
         model.denoiser.parameters(), lr=run.lr, weight_decay=0.0, fused=True
     )
-    state = scratch / f"{run.record_id}.state.safetensors"
+    state = scratch / run.record_id / "state.safetensors"
     curve, start, spent = _resume(state, model.denoiser, optimizer)
     began, saved_at = time.process_time() - spent, spent
     stream = batches(model, bench.prompts["finetune"].prompts, run.batch_size, run.seed, start)
@@ -117,11 +121,11 @@ def tuned(bench: Workbench, run: Run, runs: Path, scratch: Path) -> Iterator[Pro
             saved_at = elapsed
             _save(state, model.denoiser, optimizer, curve, update.batch + 1, elapsed)
     save_tensors(
-        scratch / f"{run.record_id}.safetensors",
+        scratch / run.record_id / "tuned.safetensors",
         model.denoiser.state_dict(),
         {"run": run.parameters, "network": getattr(model.denoiser, "config", {})},
     )
-    finished_record(bench, model, run, curve).save(runs)
+    finished_record(bench, model, run, curve).save(scratch)
     state.unlink(missing_ok=True)
 
 
@@ -147,7 +151,7 @@ def finished_record(
 
 def load_tuned(bench: Workbench, run: Run, scratch: Path) -> MotionDiffusion:
     """The model that a finished run left."""
-    path = scratch / f"{run.record_id}.safetensors"
+    path = scratch / run.record_id / "tuned.safetensors"
     tensors, _ = load_tensors(path)
     denoiser = deepcopy(bench.model.denoiser)
     load_weights(denoiser, tensors, path)
@@ -185,7 +189,6 @@ def _resume(
 
 def run_all(
     planned: Sequence[Run],
-    runs: Path,
     scratch: Path,
     report: Callable[[str], None],
     workers: int = 1,
@@ -194,16 +197,15 @@ def run_all(
 
     Args:
         planned: Runs of one or several bases.
-        runs: Where records are, and where new ones go.
-        scratch: For tuned weights and for the state of runs under way.
+        scratch: For records, tuned weights and the state of runs under way.
         report: Is given a line when a run begins or ends, with the time left.
         workers: Processes of one thread each, so that all runs compute at the same pace.
     """
-    missing = [run for run in planned if _record(run, runs) is None]
+    missing = [run for run in planned if _record(run, scratch) is None]
     done, began = len(planned) - len(missing), time.monotonic()
     report(f"{done} of {len(planned)} runs are done already, {len(missing)} to go")
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_work, run, runs, scratch): run for run in missing}
+        futures = {pool.submit(_work, run, scratch): run for run in missing}
         for count, future in enumerate(as_completed(futures), 1):
             run = futures[future]
             future.result()
@@ -212,15 +214,103 @@ def run_all(
                 f"[{done + count}/{len(planned)}] {run.base} {run.label}, lr {run.lr:g}, "
                 f"seed {run.seed}: done, {left / 60:.1f} min left"
             )
-    records = [_record(run, runs) for run in planned]
+    records = [_record(run, scratch) for run in planned]
     return [record for record in records if record is not None]
 
 
-def _record(run: Run, runs: Path) -> RunRecord | None:
-    return RunRecord.find(runs, "finetune", run.parameters)
+def _record(run: Run, scratch: Path) -> RunRecord | None:
+    return RunRecord.find(scratch, "finetune", run.parameters)
 
 
-def _work(run: Run, runs: Path, scratch: Path) -> None:
+def _work(run: Run, scratch: Path) -> None:
     torch.set_num_threads(1)
-    for _ in tuned(open_workbench(run.base, run.n_steps), run, runs, scratch):
+    for _ in tuned(open_workbench(run.base, run.n_steps), run, scratch):
         pass
+
+
+def score_rows(planned: Sequence[Run], records: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """What the judge said: one row a run, split and noise seed."""
+    return [
+        {"method": run.label, "seed": run.seed, "lr": run.lr, **row}
+        for run, record in zip(planned, records, strict=True)
+        for row in record.tables["scores"]
+    ]
+
+
+def base_rows(
+    bench: Workbench, splits: Sequence[str], noise_seeds: int, prompts: int = 0
+) -> list[dict[str, Any]]:
+    """What the judge says of the untouched base, under the same noise."""
+    return [
+        {"method": "base", "seed": 0, "lr": 0.0, "split": split, "noise_seed": noise,
+         **judged(bench, bench.model, split, noise, prompts)}
+        for split in splits
+        for noise in range(noise_seeds)
+    ]  # fmt: skip
+
+
+def summary(
+    rows: Sequence[dict[str, Any]], split: str, metrics: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Mean and 95 % interval over training seeds, of each metric and of its gain over the base.
+
+    A seed's value is its mean over noise seeds; gains are paired by noise seed with the base.
+    With one training seed there is no interval: ``low`` and ``high`` are ``None``.
+    """
+    rows = [row for row in rows if row["split"] == split]
+    base = [row for row in rows if row["method"] == "base"]
+    result = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        seeds = sorted({row["seed"] for row in own})
+        line: dict[str, Any] = {"method": method, "split": split, "seeds": len(seeds)}
+        for metric in metrics:
+            values = [_mean([row[metric] for row in own if row["seed"] == s]) for s in seeds]
+            origin = _mean([row[metric] for row in base])
+            line |= {metric: _mean(values), f"{metric}_gain": _mean(values) - origin}
+            spread = interval(values) if len(values) > 1 else None
+            line |= {
+                f"{metric}_low": spread.low if spread else None,
+                f"{metric}_high": spread.high if spread else None,
+            }
+        result.append(line)
+    return result
+
+
+def curves(
+    planned: Sequence[Run], records: Sequence[RunRecord], points: int = 60
+) -> list[dict[str, Any]]:
+    """Training reward against seconds: one row a run, smoothed over a twelfth of the run."""
+    rows = []
+    for run, record in zip(planned, records, strict=True):
+        reward, seconds = record.series["reward"], record.machine["seconds"]
+        width = max(1, len(reward) // 12)
+        picked = sorted({round(i * (len(reward) - 1) / (points - 1)) for i in range(points)})
+        rows.append({
+            "method": run.label, "seed": run.seed, "updates": len(reward),
+            "seconds": [round(seconds[i], 3) for i in picked],
+            "reward": [_mean(reward[max(0, i - width) : i + 1]) for i in picked],
+        })  # fmt: skip
+    return rows
+
+
+def memory_rows(
+    bench: Workbench, methods: dict[str, FineTuneMethod], batch_size: int = 4, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Peak memory that autograd holds for one batch of each method, in MiB."""
+    model = replace(bench.model, denoiser=deepcopy(bench.model.denoiser).requires_grad_())
+    still = torch.optim.SGD(model.denoiser.parameters(), lr=0.0)
+
+    def held(method: FineTuneMethod) -> float:
+        stream = islice(batches(model, bench.prompts["finetune"].prompts, batch_size, seed), 1)
+        return saved_bytes(lambda: deque(finetune(model, bench.reward, stream, method, still)))
+
+    return [
+        {"method": label, "batch_size": batch_size, "n_steps": model.n_steps,
+         "saved_mib": held(method) / 2**20}
+        for label, method in methods.items()
+    ]  # fmt: skip
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

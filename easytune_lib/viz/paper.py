@@ -1,0 +1,36 @@
+"""What the paper prints, for light overlays beside our own curves.
+
+Source: figures and tables of Tan et al. (2026), digitised or read by eye from the project page;
+``shared/reference/paper.md`` sections 4 and 5 say how. None of it is our result.
+"""
+
+FIGURE_3 = {  # x: denoising step
+    "jacobian": {0: 1.0, 1: 0.98, 2: 0.865, 3: 0.52, 4: 0.36, 10: 0.35, 25: 0.35, 49: 0.35},
+    "product": {0: 1.0, 1: 0.305, 2: 0.09, 3: 0.03, 5: 0.0, 49: 0.0},
+}
+
+FIGURE_4 = {  # y by denoising step, 0 is the clean end, of 16
+    "motion": [
+        1.0, 1.0, 1.0, 0.997, 0.993, 0.987, 0.977, 0.963,
+        0.945, 0.92, 0.885, 0.843, 0.787, 0.715, 0.62, 0.49,
+    ],
+    "image": [
+        1.0, 0.93, 0.877, 0.79, 0.72, 0.68, 0.647, 0.61,
+        0.57, 0.53, 0.505, 0.49, 0.48, 0.475, 0.47, 0.47,
+    ],
+}  # fmt: skip
+
+TABLE_1 = {  # HumanML3D, MLD: R@1, FID, MM-Dist, peak memory in GB
+    "base": {"r1": 0.504, "fid": 0.450, "mm_dist": 3.052, "gigabytes": 15.21},
+    "ReFL": {"r1": 0.533, "fid": 0.207, "mm_dist": 2.852, "gigabytes": 22.10},
+    "DRaFT-10": {"r1": 0.565, "fid": 0.195, "mm_dist": 2.703, "gigabytes": 26.56},
+    "DRaFT-50": {"r1": 0.528, "fid": 0.197, "mm_dist": 2.872, "gigabytes": 37.32},
+    "AlignProp": {"r1": 0.560, "fid": 0.266, "mm_dist": 2.739, "gigabytes": 30.40},
+    "DRTune": {"r1": 0.549, "fid": 0.313, "mm_dist": 2.795, "gigabytes": 27.01},
+    "EasyTune": {"r1": 0.581, "fid": 0.132, "mm_dist": 2.637, "gigabytes": 22.10},
+}
+
+TABLE_4 = {  # text-to-motion R@1, 2, 3, 5, 10 in percent, groups of 32, HumanML3D
+    "before SPL": [67.59, 82.24, 87.44, 91.97, 96.28],
+    "after SPL": [69.31, 83.71, 88.66, 92.81, 96.75],
+}
