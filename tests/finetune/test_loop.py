@@ -1,0 +1,156 @@
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+from toy import STEPS, reward, rng, text, toy
+
+from easytune_lib.analysis.cost import saved_bytes
+from easytune_lib.analysis.gradients import reward_gradient
+from easytune_lib.diffusion.rollout import sample
+from easytune_lib.diffusion.sampler import DDIM
+from easytune_lib.finetune.loop import batches, finetune
+from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL
+from easytune_lib.protocols import Prompts
+
+METHODS = [
+    DRaFT(1), DRaFT(3), DRaFT(STEPS), EasyTune(1), EasyTune(4), EasyTune(STEPS),
+    EasyTune(3, "strided"), EasyTune(2, "random"), ReFL(4), AlignProp(), DRTune(4, 3),
+]  # fmt: skip
+
+
+@pytest.fixture(params=["epsilon", "x0"])
+def model(request):
+    """The toy in float32, as networks are tuned."""
+    model, _, _ = toy(request.param)
+    model.denoiser.float()
+    return model
+
+
+@pytest.fixture
+def pool():
+    return Prompts(text(9), torch.tensor([4, 2, 3, 4, 1, 2, 4, 3, 4]))
+
+
+def _sgd(model, lr=0.0):
+    return torch.optim.SGD(model.denoiser.parameters(), lr)
+
+
+def _score(model, pool):
+    return reward(sample(model, pool, rng(7)), pool).mean().item()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_every_method_raises_the_reward(model, pool, method):
+    before = _score(model, pool)
+    optimizer = torch.optim.Adam(model.denoiser.parameters(), lr=3e-2)
+    given = islice(batches(model, pool, 6, seed=0), 6)
+    updates = list(finetune(model, reward, given, method, optimizer))
+    assert _score(model, pool) > before + 0.05 * abs(before)
+    assert all(u.grad_norm > 0 for u in updates)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_updates_say_where_they_happened(pool, method):
+    model, _, _ = toy()
+    model.denoiser.float()
+    model = replace(model, sampler=DDIM(1.0))
+    given = islice(batches(model, pool, 3, seed=0), 2)
+    updates = list(finetune(model, reward, given, method, _sgd(model)))
+    twin = islice(batches(model, pool, 3, seed=0), 2)
+    want = [(b.index, sorted(method.plan(STEPS, b.rng).rewarded)) for b in twin]
+    assert [(u.batch, u.step) for u in updates] == [(b, s) for b, steps in want for s in steps]
+    assert [u.last for u in updates] == [s == steps[-1] for _, steps in want for s in steps]
+
+
+def test_an_update_is_ascent_along_the_gradient_of_the_mean(model, pool):
+    (batch,) = islice(batches(model, pool, 4, seed=0), 1)
+    plan = DRaFT(3).plan(STEPS, rng())
+    want = reward_gradient(model, reward, batch.x_T, batch.prompts, plan)
+    before = torch.nn.utils.parameters_to_vector(model.denoiser.parameters()).clone()
+    (update,) = finetune(model, reward, [batch], DRaFT(3), _sgd(model, 0.1), max_norm=1e9)
+    after = torch.nn.utils.parameters_to_vector(model.denoiser.parameters())
+    torch.testing.assert_close(after - before, 0.1 * want, rtol=1e-4, atol=1e-6)
+    assert update.grad_norm == pytest.approx(want.norm().item(), rel=1e-4)
+
+
+def test_gradients_are_clipped_and_reported_unclipped(model, pool):
+    (batch,) = islice(batches(model, pool, 4, seed=0), 1)
+    before = torch.nn.utils.parameters_to_vector(model.denoiser.parameters()).clone()
+    (update,) = finetune(model, reward, [batch], DRaFT(3), _sgd(model, 1.0), max_norm=0.01)
+    after = torch.nn.utils.parameters_to_vector(model.denoiser.parameters())
+    assert update.grad_norm > 0.01
+    assert (after - before).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_easytune_goes_on_with_the_new_weights(model, pool):
+    """Step optimisation: the second reward of a batch is not that of the old weights."""
+
+    def rewards(lr):
+        twin = replace(model, denoiser=_copy(model.denoiser))
+        (batch,) = islice(batches(model, pool, 4, seed=0), 1)
+        return [u.reward for u in finetune(twin, reward, [batch], EasyTune(3), _sgd(twin, lr))]
+
+    still, moving = rewards(0.0), rewards(0.1)
+    assert moving[0] == still[0] and moving[1] > still[1] and moving[2] > still[2]
+
+
+def _copy(network):
+    twin = type(network)(network.prediction).to(network.write.weight.dtype)
+    twin.load_state_dict(network.state_dict())
+    return twin
+
+
+def test_batches_are_the_same_for_all_methods_and_from_any_start(model, pool):
+    whole = list(islice(batches(model, pool, 4, seed=3), 5))
+    for method in METHODS:  # a method's own draws must not leak into later batches
+        given = []
+        for batch in islice(batches(model, pool, 4, seed=3), 5):
+            method.plan(STEPS, batch.rng)
+            given.append(batch)
+        resumed = given[:2] + list(islice(batches(model, pool, 4, seed=3, start=2), 3))
+        for got, want in zip(resumed, whole, strict=True):
+            assert got.index == want.index
+            assert got.prompts.texts == want.prompts.texts
+            assert torch.equal(got.x_T, want.x_T)
+    for got, want in zip(islice(batches(model, pool, 4, 3, start=2), 3), whole[2:], strict=True):
+        assert torch.equal(got.rng.get_state(), want.rng.get_state())
+    (other,) = islice(batches(model, pool, 4, seed=4), 1)
+    assert not torch.equal(other.x_T[..., :1, :], whole[0].x_T[..., :1, :])
+
+
+def _held(model, pool, method):
+    given = islice(batches(model, pool, 4, seed=0), 1)
+    return saved_bytes(lambda: list(finetune(model, reward, given, method, _sgd(model))))
+
+
+def test_memory_is_flat_for_easytune_and_linear_for_draft(model, pool):
+    model = replace(model, n_steps=16)
+    ks = (1, 2, 8, 16)
+    easy = [_held(model, pool, EasyTune(k)) for k in ks]
+    assert len(set(easy)) == 1
+    assert {_held(model, pool, m) for m in (ReFL(1), ReFL(8), DRaFT(1))} == set(easy)
+    draft = [_held(model, pool, DRaFT(k)) for k in ks]
+    slopes = [
+        (b - a) / (k2 - k1) for a, b, k1, k2 in zip(draft, draft[1:], ks, ks[1:], strict=False)
+    ]
+    assert slopes == pytest.approx([slopes[-1]] * 3, rel=0.02)
+    assert draft[-1] > 5 * easy[-1]
+
+
+def test_the_global_generator_is_left_alone(model, pool):
+    before = torch.random.get_rng_state()
+    for method in METHODS:
+        given = islice(batches(model, pool, 3, seed=0), 1)
+        list(finetune(model, reward, given, method, _sgd(model)))
+    sample(model, pool, rng())
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_only_the_denoiser_changes(model, pool):
+    head = torch.nn.Linear(3, 3).requires_grad_(False)
+    tuned = replace(model, decode=lambda x, prompts: head(x))
+    before = head.weight.clone()
+    given = islice(batches(tuned, pool, 3, seed=0), 2)
+    list(finetune(tuned, reward, given, EasyTune(2), _sgd(tuned, 0.1)))
+    assert torch.equal(head.weight, before) and head.weight.grad is None

@@ -1,0 +1,234 @@
+"""What is recorded and rewarded, and what gradient that makes: the identities of the design."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from torch import Tensor
+from toy import STEPS, reward, rng, text, toy
+
+from easytune_lib.analysis.gradients import reward_gradient, step_gradients
+from easytune_lib.diffusion.model import MotionDiffusion
+from easytune_lib.diffusion.rollout import rollout
+from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL
+from easytune_lib.protocols import Denoiser, FineTuneMethod, Prompts
+
+METHODS = [
+    DRaFT(1), DRaFT(3), DRaFT(STEPS), EasyTune(1), EasyTune(4), EasyTune(STEPS),
+    EasyTune(3, "strided"), EasyTune(2, "random"), ReFL(1), ReFL(4), AlignProp(),
+    AlignProp(0.01), DRTune(4, 3), DRTune(STEPS, 1), DRTune(1, STEPS),
+]  # fmt: skip
+
+
+@pytest.fixture(params=["epsilon", "x0"])
+def world(request):
+    return toy(request.param)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_every_draw_is_a_valid_plan(method):
+    assert isinstance(method, FineTuneMethod)
+    for seed in range(20):
+        plan = method.plan(STEPS, rng(seed))
+        assert plan.recorded | plan.rewarded <= set(range(STEPS))
+        assert plan == method.plan(STEPS, rng(seed)), "a plan depends on its generator alone"
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_method_is_its_own_record(method):
+    assert type(method)(**asdict(method)) == method
+
+
+def test_which_steps_each_method_takes():
+    last = frozenset({7})
+    plan = DRaFT(3).plan(8, rng())
+    assert plan.recorded == {5, 6, 7} and plan.rewarded == last and not plan.detach_state
+    plan = EasyTune(3).plan(8, rng())
+    assert plan.recorded == plan.rewarded == {5, 6, 7} and plan.detach_state
+    assert EasyTune(4, "strided").plan(8, rng()).rewarded == {1, 3, 5, 7}
+    assert EasyTune(8, "strided").plan(8, rng()).rewarded == set(range(8))
+    for k in range(1, 51, 3):
+        assert len(EasyTune(k, "strided").plan(50, rng()).rewarded) == k
+        assert len(EasyTune(k, "random").plan(50, rng()).rewarded) == k
+    plans = [AlignProp().plan(8, rng(s)) for s in range(100)]
+    share = sum(len(p.recorded) for p in plans) / (100 * 8)
+    assert 0.43 < share < 0.57 and all(p.rewarded == last for p in plans)
+
+
+def test_random_choices_cover_their_window():
+    def rewarded(method: FineTuneMethod) -> set[int]:
+        return {step for s in range(60) for step in method.plan(8, rng(s)).rewarded}
+
+    assert rewarded(ReFL(3)) == {5, 6, 7}
+    assert rewarded(DRTune(4, 3)) == {5, 6, 7}
+    assert rewarded(EasyTune(1, "random")) == set(range(8))
+
+
+def test_drtune_records_an_arithmetic_progression():
+    """T = 50, k = 10 leaves one start; T = 10, k = 3 leaves steps of 3 and two starts."""
+    assert DRTune(10, 5).plan(50, rng()).recorded == set(range(0, 50, 5))
+    starts = {tuple(sorted(DRTune(3, 2).plan(10, rng(s)).recorded)) for s in range(50)}
+    assert starts == {(0, 3, 6), (1, 4, 7)}
+
+
+@pytest.mark.parametrize(
+    "method", [DRaFT(9), EasyTune(0), EasyTune(9, "strided"), ReFL(9), DRTune(0)]
+)
+def test_impossible_windows_are_refused(method):
+    with pytest.raises(ValueError, match="1 to n_steps=8"):
+        method.plan(8, rng())
+
+
+def _chain(model: MotionDiffusion, x: Tensor, prompts: Prompts) -> Tensor:
+    """DDIM by hand, without the library's rollout, sampler or noise estimate."""
+    bar, clean = model.schedule.alpha_bar, 1.0
+    blank = Prompts(model.no_text[[0] * len(prompts)], prompts.lengths)
+    x0 = x
+    for now, after in model.times:
+        t = torch.full((len(x),), now)
+        with_text, without = model.denoiser(x, t, prompts), model.denoiser(x, t, blank)
+        out = model.guidance * with_text + (1 - model.guidance) * without
+        a, b = bar[now], bar[after] if after >= 0 else torch.tensor(clean)
+        if model.denoiser.prediction == "epsilon":
+            x0, noise = (x - (1 - a).sqrt() * out) / a.sqrt(), out
+        else:
+            x0, noise = out, (x - a.sqrt() * out) / (1 - a).sqrt()
+        x = b.sqrt() * x0 + (1 - b).sqrt() * noise
+    return x0
+
+
+def test_full_draft_is_the_gradient_of_the_whole_chain(world):
+    """Corollary 1, summed over the steps."""
+    model, x_T, prompts = world
+    score = reward(model.decode(_chain(model, x_T, prompts), prompts), prompts).mean()
+    grads = torch.autograd.grad(score, list(model.denoiser.parameters()))
+    got = reward_gradient(model, reward, x_T, prompts, DRaFT(STEPS).plan(STEPS, rng()))
+    torch.testing.assert_close(got, torch.cat([g.flatten() for g in grads]))
+
+
+@pytest.mark.parametrize("reads", ["x0_hat", "x_t"])
+def test_easytune_is_the_direct_term_alone(world, reads):
+    """Corollary 2: dR/dx times d x(sg(x_t)) / d theta, with the coefficients of DDIM by hand."""
+    model, x_T, prompts = world
+    plan = replace(EasyTune(STEPS).plan(STEPS, rng()), reads=reads)
+    shares = step_gradients(model, reward, x_T, prompts, plan)
+    weights = list(model.denoiser.parameters())
+    for step in rollout(model, x_T, prompts, plan):
+        (alpha, sigma), (alpha_after, sigma_after) = map(
+            model.schedule.scales, (step.now, step.after)
+        )
+        state = (step.x0_hat if reads == "x0_hat" else step.x).detach().requires_grad_()
+        t = None if reads == "x0_hat" else torch.full((4,), max(step.after, 0))
+        score = reward(model.decode(state, prompts), prompts, t).mean()
+        (pull,) = torch.autograd.grad(score, state)
+        coefficient = -sigma / alpha
+        if reads == "x_t":
+            coefficient = sigma_after - alpha_after / alpha * sigma
+        noise = model.noise_estimate(step.x_t.detach(), step.now, prompts)
+        direct = torch.autograd.grad(noise, weights, coefficient * pull)
+        torch.testing.assert_close(shares[step.index], torch.cat([g.flatten() for g in direct]))
+
+
+def test_at_one_step_easytune_draft_and_refl_are_one(world):
+    model, x_T, prompts = world
+    easy, draft, refl = (
+        reward_gradient(model, reward, x_T, prompts, m.plan(STEPS, rng()))
+        for m in (EasyTune(1), DRaFT(1), ReFL(1))
+    )
+    assert easy.norm() > 0
+    torch.testing.assert_close(easy, draft, rtol=1e-12, atol=0)
+    torch.testing.assert_close(easy, refl, rtol=1e-12, atol=0)
+
+
+def test_alignprop_that_records_all_is_full_draft(world):
+    model, x_T, prompts = world
+    prop, draft = (
+        reward_gradient(model, reward, x_T, prompts, m.plan(STEPS, rng()))
+        for m in (AlignProp(1.0), DRaFT(STEPS))
+    )
+    assert torch.equal(prop, draft)
+
+
+def test_drtune_weighs_each_share_by_the_update_rule_alone(world):
+    """Share i is dR/dx0_hat through coefficients that are known; no network Jacobian."""
+    model, x_T, prompts = world
+    plan = DRTune(STEPS, 1).plan(STEPS, rng())
+    shares = step_gradients(model, reward, x_T, prompts, plan)
+    steps = list(rollout(model, x_T, prompts, plan))
+    end = steps[-1].x0_hat.detach().requires_grad_()
+    (pull,) = torch.autograd.grad(reward(model.decode(end, prompts), prompts).mean(), end)
+    (last_alpha, last_sigma), weights = model.schedule.scales(1), list(model.denoiser.parameters())
+    for step in steps:
+        (alpha, sigma), (alpha_after, sigma_after) = map(
+            model.schedule.scales, (step.now, step.after)
+        )
+        coefficient = (sigma_after - alpha_after / alpha * sigma) / alpha_after
+        if step.index == STEPS - 1:
+            coefficient = -last_sigma / last_alpha
+        noise = model.noise_estimate(step.x_t.detach(), step.now, prompts)
+        direct = torch.autograd.grad(noise, weights, coefficient * pull)
+        torch.testing.assert_close(shares[step.index], torch.cat([g.flatten() for g in direct]))
+
+
+class Linear(Denoiser):
+    """Makes the reverse step exactly ``x -> gain * x + shift``, whatever the schedule."""
+
+    model: MotionDiffusion  # set once there is one
+
+    def __init__(self, prediction, gain, shift):
+        super().__init__()
+        self.prediction = prediction
+        self.tuned = torch.nn.Parameter(torch.tensor(gain or shift, dtype=torch.float64))
+        self.gain, self.shift = gain, shift
+
+    def forward(self, x_t, t, prompts):
+        after = dict(self.model.times)[int(t[0])]
+        (alpha, sigma), (alpha_after, sigma_after) = map(
+            self.model.schedule.scales, (int(t[0]), after)
+        )
+        ratio = alpha_after / alpha
+        gain, shift = (self.tuned, 0.0) if self.shift is None else (self.gain, self.tuned)
+        noise = (gain * x_t + shift - ratio * x_t) / (sigma_after - ratio * sigma)
+        return noise if self.prediction == "epsilon" else (x_t - sigma * noise) / alpha
+
+
+def _the_state(motion, prompts, t=None):
+    return motion.flatten()
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "x0"])
+class TestClosedForms:
+    """Two chains with known gradients; the reward is the state itself, read at x_t."""
+
+    def shares(self, prediction, method, gain, shift):
+        net = Linear(prediction, gain, shift)
+        model, _, _ = toy()
+        model = replace(
+            model, denoiser=net, guidance=1.0, decode=lambda x, prompts: x,
+            state_shape=lambda prompts: (1, 1),
+        )  # fmt: skip
+        net.model = model
+        prompts = Prompts(text(1), torch.tensor([1]))
+        x_T = torch.full((1, 1, 1), 1.3, dtype=torch.float64)
+        plan = replace(method.plan(STEPS, rng()), reads="x_t")
+        states = [s.x_t.item() for s in rollout(model, x_T, prompts, plan)]
+        got = step_gradients(model, _the_state, x_T, prompts, plan)
+        return got.flatten().tolist(), states
+
+    def test_shift(self, prediction):
+        """x' = a x + theta: full (1 - a^T) / (1 - a), its shares a^(steps left); EasyTune 1."""
+        a = 0.9
+        full, _ = self.shares(prediction, DRaFT(STEPS), gain=a, shift=0.2)
+        assert sum(full) == pytest.approx((1 - a**STEPS) / (1 - a))
+        assert full == pytest.approx([a ** (STEPS - 1 - i) for i in range(STEPS)])
+        easy, _ = self.shares(prediction, EasyTune(STEPS), gain=a, shift=0.2)
+        assert easy == pytest.approx([1.0] * STEPS)
+
+    def test_gain(self, prediction):
+        """x' = theta x: full T theta^(T-1) x_T; EasyTune at step t the state it reads."""
+        theta = 0.9
+        full, _ = self.shares(prediction, DRaFT(STEPS), gain=theta, shift=None)
+        assert sum(full) == pytest.approx(STEPS * theta ** (STEPS - 1) * 1.3)
+        easy, states = self.shares(prediction, EasyTune(STEPS), gain=theta, shift=None)
+        assert easy == pytest.approx(states)
+        assert states == pytest.approx([1.3 * theta**i for i in range(STEPS)])
