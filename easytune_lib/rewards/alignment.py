@@ -1,0 +1,65 @@
+"""How well motions fit their captions, as a reward."""
+
+import copy
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from easytune_lib.protocols import Prompts, TextFeatures
+from easytune_lib.rewards.spm import SPM
+
+
+class AlignmentReward:
+    """Cosine of the mean latents of motion and caption, -1 to 1; a frozen snapshot of ``model``.
+
+    The model is copied, so that training it further, or fine-tuning with the reward, changes
+    nothing here. Scores are deterministic: no dropout, no sampled latents.
+
+    Source: Tan et al. (2026), Eq. 11 and 12. Deviations: no factor tau, as in the released
+    code; mean latents, where that code samples them, with dropout on.
+    """
+
+    def __init__(self, model: SPM):
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._tokens: Tensor | None = None  # of the captions whose latents are kept
+        self._text = torch.empty(0)
+
+    def __call__(
+        self,
+        motion: Float[Tensor, "batch frames features"],
+        prompts: Prompts,
+        t: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """One score a motion; see :class:`~easytune_lib.protocols.Reward`.
+
+        Raises:
+            ValueError: ``motion`` is not padded to ``prompts.frames``.
+        """
+        return F.cosine_similarity(self.embed(motion, prompts, t), self.embed_text(prompts.text))
+
+    def embed(
+        self,
+        motion: Float[Tensor, "batch frames features"],
+        prompts: Prompts,
+        t: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch latent"]:
+        """Mean latent of each motion; of ``prompts`` only the lengths are read.
+
+        Raises:
+            ValueError: ``motion`` is not padded to ``prompts.frames``.
+        """
+        if motion.shape[:2] != (len(prompts), prompts.frames):
+            raise ValueError(
+                f"motions of shape {tuple(motion.shape)} for {len(prompts)} prompts of at most "
+                f"{prompts.frames} frames: cut or pad them to (prompts, frames, features)"
+            )
+        return self.model.encode_motion(motion.to(self.model.mean.dtype), prompts.mask, t)[0]
+
+    def embed_text(self, text: TextFeatures) -> Float[Tensor, "batch latent"]:
+        """Mean latent of each caption; those of the last batch of captions are kept."""
+        if self._tokens is not text.tokens:
+            with torch.no_grad():
+                self._tokens, self._text = text.tokens, self.model.encode_text(text)[0]
+        return self._text
