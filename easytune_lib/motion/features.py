@@ -4,11 +4,14 @@ The layout is in :attr:`Skeleton.groups`. The numbers equal the released ones, s
 statistics and weights fit; joints are always metres, y up.
 
 Source: Guo et al., "Generating Diverse and Natural 3D Human Motions from Text", CVPR 2022,
-section 5 and its released preprocessing. One quirk is kept on purpose: when the released code
-finds the heading of each frame, the hips enter with the wrong sign (left minus right is added to
-right minus left of the shoulders). Shoulders are wider than hips, so the heading is right for
-people; for a body with hips as wide as its shoulders it turns about, and recovered joints differ
-from the given ones. ``released_heading=False`` uses hips and shoulders with the same sign.
+section 5 and its released preprocessing. Two quirks of it are kept on purpose; both concern the
+heading, and ``released_heading=False`` is without them:
+
+* The hips enter with the wrong sign (left minus right is added to right minus left of the
+  shoulders). Shoulders are wider than hips, so the heading is right for people; for a body with
+  hips as wide as its shoulders it turns about, and recovered joints differ from the given ones.
+* Where the heading passes -Z (the back, as seen on the first frame), the yaw velocity of that one
+  frame has the wrong sign, and joints recovered after it are turned by twice that frame's turn.
 """
 
 from itertools import pairwise
@@ -41,7 +44,7 @@ def to_features(
     Args:
         motion: A motion (whose skeleton is then used), or joints in metres, y up.
         skeleton: Of plain joints.
-        released_heading: Keep the quirk of the released features (see the module's text).
+        released_heading: Keep the quirks of the released features (see the module's text).
 
     Returns:
         float32 ``(frames - 1, features)``.
@@ -65,13 +68,15 @@ def to_features(
         return _rotate(np.broadcast_to(rotation[:, None], (*x.shape[:-1], 4)), x)
 
     moved = np.diff(joints, axis=0) / skeleton.unit
-    turned = _multiply(root[1:], _inverse(root[:-1]))[:, 2:3]
+    turned = _multiply(root[1:], _inverse(root[:-1]))
+    if not released_heading:  # of the two quaternions of a rotation, the one that turns less
+        turned *= np.where(turned[:, :1] < 0, -1.0, 1.0)
     local = joints / skeleton.unit
     local -= local[:, :1] * [1.0, 0.0, 1.0]
     local = headed(local, root)[:-1]
     feet = (moved[:, skeleton.feet] ** 2).sum(-1) < skeleton.contact_threshold
     parts = {
-        "root_yaw_velocity": np.arcsin(np.clip(turned, -1.0, 1.0)),
+        "root_yaw_velocity": np.arcsin(np.clip(turned[:, 2:3], -1.0, 1.0)),
         "root_velocity": _rotate(root[1:], moved[:, 0])[:, [0, 2]],
         "root_height": local[:, 0, 1:2],
         "positions": local[:, 1:],
