@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -241,13 +242,10 @@ def false_negatives(
     labels: Sequence[str], texts: Sequence[str]
 ) -> Bool[Tensor, "{len(labels)} {len(labels)}"]:
     """Pairs off the diagonal that are no negatives: a known label or a caption is shared."""
-    said = list(zip(labels, texts, strict=True))
-
-    def same(i: int, j: int) -> bool:
-        (a, s), (b, t) = said[i], said[j]
-        return i != j and (s == t or (a == b and a != ""))
-
-    return torch.tensor([[same(i, j) for j in range(len(said))] for i in range(len(said))])
+    label, text = np.array(labels), np.array(texts)
+    same = (label[:, None] == label) & (label != "") | (text[:, None] == text)
+    np.fill_diagonal(same, False)
+    return torch.from_numpy(same)
 
 
 @cache
