@@ -5,8 +5,7 @@ of seconds (or of updates) is spent. The judge speaks only before and after.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -18,9 +17,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from easytune_lib.analysis.cost import saved_bytes
+from easytune_lib.analysis.cost import measure
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.finetune.loop import batches, finetune
+from easytune_lib.finetune.loop import Update, batches, finetune
+from easytune_lib.finetune.methods import DRaFT, EasyTune
 from easytune_lib.metrics.report import interval
 from easytune_lib.protocols import Denoiser, FineTuneMethod
 from easytune_lib.records import RunRecord, run_id
@@ -294,22 +294,52 @@ def curves(
     return rows
 
 
-def memory_rows(
-    bench: Workbench, methods: dict[str, FineTuneMethod], batch_size: int = 4, seed: int = 0
+def cost_rows(
+    bench: Workbench, methods: Mapping[str, FineTuneMethod], batch_size: int = 4, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Peak memory that autograd holds for one batch of each method, in MiB."""
+    """What one batch of each method costs: memory held by autograd, and seconds an update.
+
+    ``saved_mib`` and ``updates`` repeat exactly; seconds are this machine's.
+    """
     model = replace(bench.model, denoiser=deepcopy(bench.model.denoiser).requires_grad_())
     still = torch.optim.SGD(model.denoiser.parameters(), lr=0.0)
 
-    def held(method: FineTuneMethod) -> float:
-        stream = islice(batches(model, bench.prompts["finetune"].prompts, batch_size, seed), 1)
-        return saved_bytes(lambda: deque(finetune(model, bench.reward, stream, method, still)))
+    def once(method: FineTuneMethod) -> Callable[[], Iterator[Update]]:
+        pool = bench.prompts["finetune"].prompts
+        return lambda: finetune(
+            model, bench.reward, islice(batches(model, pool, batch_size, seed), 1), method, still
+        )
 
+    costs = {label: measure(once(method)) for label, method in methods.items()}
     return [
-        {"method": label, "batch_size": batch_size, "n_steps": model.n_steps,
-         "saved_mib": held(method) / 2**20}
-        for label, method in methods.items()
-    ]  # fmt: skip
+        {
+            "base": bench.base,
+            "method": label,
+            "batch_size": batch_size,
+            "n_steps": model.n_steps,
+            "saved_mib": cost.saved_mib,
+            "updates": cost.updates_per_trajectory,
+            "cpu_seconds": cost.cpu_seconds,
+            "wall_seconds": cost.wall_seconds,
+        }
+        for label, cost in costs.items()
+    ]
+
+
+def memory_by_k(
+    bench: Workbench, counts: Sequence[int], batch_size: int = 4, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Memory against the number of recorded steps: flat for EasyTune, linear for DRaFT."""
+    methods = {f"{kind.__name__}|{k}": kind(k) for kind in (EasyTune, DRaFT) for k in counts}
+    return [
+        {
+            "base": row["base"],
+            "method": row["method"].split("|")[0],
+            "k": int(row["method"].split("|")[1]),
+            "saved_mib": row["saved_mib"],
+        }
+        for row in cost_rows(bench, methods, batch_size, seed)
+    ]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -132,10 +132,8 @@ def train_base(
             asked = Prompts(table(said), torch.full((len(rows),), 4))
             return denoising_loss(network, schedule, x0, asked, no_text, rng), {}
 
-    yield from _run(network, objective, plan, out, corpus, roles)
-    if kind == "vae":
-        _set_scale(network, roles.base)
-        _finish(network, plan, out, corpus, roles, 0.0)
+    finishing = {"last": _set_scale} if kind == "vae" else {}
+    yield from _run(network, objective, plan, out, corpus, roles, **finishing)
 
 
 def train_reward(
@@ -195,9 +193,12 @@ def _run(
     out: Path,
     corpus: Corpus,
     roles: Roles,
+    last: Callable[[Any, Sequence[Clip]], None] = lambda network, clips: None,
 ) -> Iterator[TrainingStep]:
+    """Train, do the ``last`` thing to the trained network, write it."""
     began = time.perf_counter()
     yield from train(network, objective, plan, out / "training" / f"{plan.name}.safetensors")
+    last(network, roles.base)
     _finish(network, plan, out, corpus, roles, time.perf_counter() - began)
 
 

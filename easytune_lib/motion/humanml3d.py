@@ -71,8 +71,8 @@ def open_corpus(
 ) -> Corpus:
     """Read a data set whatever its layout: a HumanML3D or KIT-ML folder, or the packed bundle.
 
-    Of a bundle the part "bnr" is read, or where that is absent, those there are; read others
-    with :func:`read_bundle`.
+    Of a bundle all parts that are there are read, in the order of their names; read fewer with
+    :func:`read_bundle`.
 
     Args:
         path: A folder.
@@ -86,7 +86,7 @@ def open_corpus(
     if (root / "texts").is_dir():
         return read_folder(root, on_problem=on_problem)
     parts = sorted(p.name.removesuffix("_clips.jsonl") for p in root.glob("*_clips.jsonl"))
-    return read_bundle(root, ("bnr",) if "bnr" in parts else parts, cache)
+    return read_bundle(root, parts, cache)
 
 
 def read_folder(path: Path | str, *, on_problem: OnProblem = "raise") -> Corpus:
