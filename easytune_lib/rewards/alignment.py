@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from easytune_lib.diffusion.schedule import NoiseSchedule
 from easytune_lib.protocols import Prompts, TextFeatures
 from easytune_lib.rewards.spm import SPM
 
@@ -17,11 +18,20 @@ class AlignmentReward:
     The model is copied, so that training it further, or fine-tuning with the reward, changes
     nothing here. Scores are deterministic: no dropout, no sampled latents.
 
+    Args:
+        model: What to score with.
+        schedule: Of the noise that a ``t`` speaks of, where it is not the scaled-linear one that
+            ``model`` was trained with: each step is read as the one with the nearest noise level.
+
     Source: Tan et al. (2026), Eq. 11 and 12. Deviations: no factor tau, as in the released
     code; mean latents, where that code samples them, with dropout on.
     """
 
-    def __init__(self, model: SPM):
+    def __init__(self, model: SPM, schedule: NoiseSchedule | None = None):
+        self._times = None
+        if schedule is not None:
+            known = NoiseSchedule.scaled_linear().alpha_bar
+            self._times = (schedule.alpha_bar[:, None] - known).abs().argmin(1)
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._tokens: Tensor | None = None  # of the captions whose latents are kept
         self._text = torch.empty(0)
@@ -55,6 +65,8 @@ class AlignmentReward:
                 f"motions of shape {tuple(motion.shape)} for {len(prompts)} prompts of at most "
                 f"{prompts.frames} frames: cut or pad them to (prompts, frames, features)"
             )
+        if t is not None and self._times is not None:
+            t = self._times.to(t.device)[t]
         return self.model.encode_motion(motion.to(self.model.mean.dtype), prompts.mask, t)[0]
 
     def embed_text(self, text: TextFeatures) -> Float[Tensor, "batch latent"]:

@@ -62,6 +62,9 @@ class StepNoise:
         return torch.where(noised[:, None, None], x_t, x), torch.where(noised, t, 0)
 
 
+MIXED = StepNoise()
+
+
 def same_meaning(
     texts: MotionBatch,
     motions: MotionBatch,
@@ -175,7 +178,7 @@ def spm_objective(
     clips: Sequence[Clip],
     features: CaptionFeatures,
     loss: SPMLoss = LAPTOP,
-    noise: StepNoise | None = StepNoise(),
+    noise: StepNoise | None = MIXED,
     batch_size: int = 64,
     max_frames: int = 128,
 ) -> Objective:

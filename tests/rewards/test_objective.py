@@ -1,0 +1,140 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from easytune_lib.diffusion.schedule import NoiseSchedule
+from easytune_lib.motion.corpus import MotionBatch
+from easytune_lib.protocols import TextFeatures
+from easytune_lib.rewards.objective import (
+    SPMLoss,
+    StepNoise,
+    draw_balanced,
+    info_nce,
+    kl,
+    same_meaning,
+    spm_loss,
+    spm_objective,
+)
+from easytune_lib.training import TrainingPlan, train
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_info_nce_by_hand():
+    """Temperature 1; scores are logarithms of
+
+        4 1 1
+        1 2 3
+        1 1 4
+
+    and captions 0 and 1 mean the same, so that the two 1s between them do not count. Each
+    caption finds its motion with probability 4/5, 2/5 and 4/6, each motion its caption with
+    4/5, 2/3 and 4/8.
+    """
+    scores = torch.tensor([[4.0, 1, 1], [1, 2, 3], [1, 1, 4]]).log()
+    same = torch.eye(3, dtype=torch.bool)
+    same[0, 1] = same[1, 0] = True
+    found = 4 / 5 * 2 / 5 * 4 / 6 * 4 / 5 * 2 / 3 * 4 / 8
+    assert info_nce(scores, same, 1.0).item() == pytest.approx(-math.log(found) / 6, abs=1e-6)
+    assert torch.equal(info_nce(scores, same, 0.5), info_nce(2 * scores, same, 1.0))
+
+
+def test_false_negatives_get_no_gradient():
+    scores = torch.randn(3, 3, generator=rng()).requires_grad_()
+    same = torch.tensor([[True, True, False], [True, True, False], [False, False, True]])
+    info_nce(scores, same, 0.1).backward()
+    assert scores.grad is not None
+    assert ((scores.grad == 0) == (same & ~torch.eye(3, dtype=torch.bool))).all()
+
+
+def test_what_means_the_same():
+    """Captions 0 and 1 are alike (cosine 1), 2 and 3 are unlike all others (cosine 0)."""
+    sentence = torch.eye(5)[[0, 0, 1, 2, 3]]
+    keep = torch.ones(5, 1, dtype=torch.bool)
+    text = TextFeatures(("a", "b", "c", "d", "d"), sentence, sentence[:, None], keep)
+
+    def pairs(*labels: str, ids: str = "01234") -> set[tuple[int, int]]:
+        batch = MotionBatch(
+            torch.zeros(5, 4, 2), torch.full((5,), 4), text.texts, labels, tuple(ids)
+        )
+        same = same_meaning(batch, batch, text, text, threshold=0.8)
+        assert torch.equal(same, same.T) and same.diagonal().all()
+        return {(int(i), int(j)) for i, j in same.triu(1).nonzero()}
+
+    caption = {(3, 4)}  # "d" twice, whatever the labels
+    assert pairs("walk", "run", "sit", "bow", "kick") == caption
+    assert pairs("walk", "run", "walk", "bow", "kick") == caption | {(0, 2)}
+    assert pairs("", "", "", "", "") == caption | {(0, 1)}
+    assert pairs("walk", "", "walk", "", "") == caption | {(0, 2), (0, 1)}
+    assert pairs("", "", "", "", "", ids="01233") == caption | {(0, 1)}
+    assert pairs("", "", "", "", "", ids="01134") == caption | {(0, 1), (1, 2)}
+
+
+def test_kl_by_hand():
+    """KL(N(1, 1) || N(0, 1)) is 1/2; KL(N(0, 4) || N(0, 1)) is (4 - 1 - ln 4) / 2."""
+    zero = torch.zeros(1, 1)
+    assert kl((zero + 1, zero), (zero, zero)).item() == pytest.approx(0.5)
+    wide = kl((zero, zero + math.log(4)), (zero, zero)).item()
+    assert wide == pytest.approx((3 - math.log(4)) / 2)
+    a = (torch.randn(4, 8, generator=rng(1)), torch.randn(4, 8, generator=rng(2)))
+    assert kl(a, a).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_noise_is_that_of_the_step_it_names():
+    x = torch.full((400, 4, 50), 3.0)
+    x_t, t = StepNoise(probability=0.5)(x, rng())
+    clean = t == 0
+    assert torch.equal(x_t[clean], x[clean])
+    assert 0.4 < clean.float().mean() < 0.6
+    assert 0 < t[~clean].min() < 25 and 475 < t.max() <= 500
+    a = NoiseSchedule.scaled_linear().alpha_bar[t][:, None, None]
+    noise = ((x_t - a.sqrt() * x) / (1 - a).sqrt())[~clean]
+    assert noise.mean().item() == pytest.approx(0, abs=0.02)
+    assert noise.std().item() == pytest.approx(1, abs=0.02)
+    x_t, t = StepNoise(probability=0.0)(x, rng())
+    assert torch.equal(x_t, x) and (t == 0).all()
+
+
+def test_rare_labels_are_drawn_more_often_than_their_clips(clips):
+    """9 clips of one label and 1 of another: 3 to 1, not 9 to 1."""
+    clips = [replace(clip, label="rare" if i == 0 else "common") for i, clip in enumerate(clips)]
+    batch = draw_balanced(clips[:10], 4000, 32)(rng())
+    assert batch.labels.count("rare") / 4000 == pytest.approx(1 / 4, abs=0.03)
+
+
+def test_the_terms_make_the_loss(spm, batch, features):
+    model, weights = spm(), SPMLoss(reconstruction=2.0, kl=3.0, latent=4.0, contrastive=5.0)
+    text = features(batch.texts)
+    total, terms = spm_loss(model, batch, text, rng(), weights)
+    assert set(terms) == {"reconstruction", "kl", "latent", "contrastive"}
+    assert all(term > 0 for term in terms.values())
+    expected = sum(getattr(weights, name) * term for name, term in terms.items())
+    assert total.item() == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(total, spm_loss(model, batch, text, rng(), weights)[0])
+    total.backward()
+    silent = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
+    assert silent == set()
+
+
+def test_padding_does_not_change_the_loss(spm, batch, features):
+    text = features(batch.texts)
+    pad = torch.zeros(len(batch), 4, batch.features.shape[2])
+    short = replace(batch, features=batch.features[:, :28], lengths=batch.lengths.clamp(max=28))
+    wide = replace(short, features=torch.cat([short.features, pad], dim=1))
+    a, _ = spm_loss(spm(), short, text, rng(), noise=None)
+    b, _ = spm_loss(spm(), wide, text, rng(), noise=None)
+    torch.testing.assert_close(a, b)
+
+
+def test_thirty_steps_learn_sixteen_clips(spm, clips, features, found):
+    model = spm(dim=32)
+    assert found(model) < 0.3
+    objective = spm_objective(model, clips, features, noise=None, batch_size=32, max_frames=32)
+    plan = TrainingPlan("spm", steps=30, lr=5e-3, warmup=3, ema=0.0)
+    losses = [step.loss for step in train(model, objective, plan)]
+    assert losses[-1] < losses[0] - 1
+    assert found(model) > 0.6
