@@ -68,6 +68,8 @@ class Transformer(nn.Module):
 class TimeEmbedding(nn.Module):
     """Sinusoids of the training step, through a small network."""
 
+    frequencies: Tensor
+
     def __init__(self, dim: int, width: int = 128):
         super().__init__()
         self.register_buffer(

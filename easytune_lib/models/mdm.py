@@ -19,6 +19,8 @@ class MDM(Denoiser):
     """
 
     prediction = "x0"
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,

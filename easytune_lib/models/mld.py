@@ -20,6 +20,10 @@ class VAE(nn.Module):
     token; pre-norm; the decoder reads the latent as tokens in front of its queries.
     """
 
+    mean: Tensor
+    std: Tensor
+    scale: Tensor
+
     def __init__(
         self,
         features: int = 263,
