@@ -1,0 +1,229 @@
+"""What the judge says of a set of motions, and how sure one can be of a difference."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.special import stdtrit
+from torch import Tensor
+
+from easytune_lib.metrics.distribution import diversity, frechet_distance, moments
+from easytune_lib.metrics.foot import foot_skate_ratio, mean_jerk
+from easytune_lib.metrics.judge import Judge
+from easytune_lib.metrics.retrieval import r_precision
+from easytune_lib.motion.features import to_joints
+from easytune_lib.protocols import Prompts
+from easytune_lib.storage import load_tensors, save_tensors
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One set of motions, one draw of noise."""
+
+    r1: float  # R-precision top 1, 2 and 3 in groups of 32; higher is better
+    r2: float
+    r3: float
+    mm_dist: float  # caption to its motion, in [0, 2]; lower is better
+    fid: float  # to the reference; lower is better
+    diversity: float  # as high as the reference's is best
+    foot_skate: float | None = None  # share of steps; None where only embeddings are known
+    jerk: float | None = None  # m/s³; as high as real motion's is best
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Real motion as the judge sees it: all that FID needs, and no motion."""
+
+    mean: Float[Tensor, " dim"]  # float64
+    covariance: Float[Tensor, "dim dim"]  # float64
+    count: int  # motions
+
+    @classmethod
+    def of(cls, embeddings: Float[Tensor, "n dim"]) -> "Reference":
+        """Moments of the judge's embeddings of real motions.
+
+        Raises:
+            ValueError: Fewer motions than dimensions + 1.
+        """
+        return cls(*moments(embeddings), len(embeddings))
+
+    def fid(self, embeddings: Float[Tensor, "n dim"]) -> float:
+        """Fréchet distance of ``embeddings`` to the reference; at least dimensions + 1 rows."""
+        mean, covariance = moments(embeddings)
+        return frechet_distance(mean, covariance, self.mean.to(mean), self.covariance.to(mean))
+
+    def save(self, path: Path) -> Path:
+        """Write a small safetensors file, atomically."""
+        tensors = {"mean": self.mean, "covariance": self.covariance}
+        return save_tensors(path, tensors, {"reference": {"count": self.count}})
+
+    @classmethod
+    def load(cls, path: Path) -> "Reference":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: The file is missing or holds no reference.
+        """
+        tensors, config = load_tensors(path)
+        if "reference" not in config:
+            raise ValueError(f"{path} holds no reference statistics")
+        return cls(tensors["mean"], tensors["covariance"], config["reference"]["count"])
+
+
+def evaluate(
+    judge: Judge,
+    motion: Float[Tensor, "batch frames features"],
+    prompts: Prompts,
+    labels: Sequence[str],
+    reference: Reference,
+    rng: torch.Generator,
+    *,
+    distinct: Literal["label", "caption", "none"] = "label",
+    group_size: int = 32,
+    repeats: int = 20,
+) -> Scores:
+    """Judge one motion a prompt.
+
+    Args:
+        judge: In eval mode.
+        motion: Features in physical units, cut or padded as ``prompts.lengths`` says.
+        prompts: Captions and lengths.
+        labels: One a prompt; ``""`` where unknown.
+        reference: Real motion.
+        rng: Draws groups and pairs; an equal stream gives every model the same.
+        distinct: What no two prompts of a group of R-precision share. Where labels are
+            unknown, take ``"caption"``; ``"none"`` is the published protocol.
+        group_size: Of R-precision.
+        repeats: Draws of R-precision's groups.
+
+    Raises:
+        ValueError: The judge is in training mode; labels are unknown but needed; a motion is
+            not finite; or there are too few prompts for groups or FID.
+    """
+    if judge.training:
+        raise ValueError("the judge is in training mode: call judge.eval() first")
+    if not len(motion) == len(prompts) == len(labels):
+        raise ValueError(f"{len(motion)} motions, {len(prompts)} prompts, {len(labels)} labels")
+    if distinct == "label" and (unknown := sum(not label for label in labels)):
+        raise ValueError(f'{unknown} prompts have no label: give them, or distinct="caption"')
+    joints = to_joints(motion, judge.skeleton)
+    mask = torch.arange(motion.shape[1], device=motion.device) < prompts.lengths[:, None]
+    return score(
+        embed_texts(judge, prompts.texts),
+        embed_motions(judge, motion, prompts.lengths),
+        {"label": labels, "caption": prompts.texts, "none": None}[distinct],
+        reference,
+        rng,
+        group_size=group_size,
+        repeats=repeats,
+        foot_skate=foot_skate_ratio(joints, mask, judge.skeleton).mean().item(),
+        jerk=mean_jerk(joints, mask, judge.skeleton).mean().item(),
+    )
+
+
+def score(
+    text: Float[Tensor, "batch dim"],
+    motion: Float[Tensor, "batch dim"],
+    labels: Sequence[str] | None,
+    reference: Reference,
+    rng: torch.Generator,
+    *,
+    group_size: int = 32,
+    repeats: int = 20,
+    foot_skate: float | None = None,
+    jerk: float | None = None,
+) -> Scores:
+    """Scores from embeddings; arguments as of :func:`evaluate` and :func:`r_precision`.
+
+    Diversity joins 300 pairs, or as many as there are motions.
+    """
+    found = r_precision(text, motion, labels, rng=rng, repeats=repeats, group_size=group_size)
+    return Scores(
+        r1=found.r(1),
+        r2=found.r(2),
+        r3=found.r(3),
+        mm_dist=found.mm_dist.mean().item(),
+        fid=reference.fid(motion),
+        diversity=diversity(motion, rng, pairs=min(300, len(motion))),
+        foot_skate=foot_skate,
+        jerk=jerk,
+    )
+
+
+@torch.no_grad()
+def embed_motions(
+    judge: Judge,
+    motion: Float[Tensor, "n frames features"],
+    lengths: Int[Tensor, " n"],
+    batch_size: int = 128,
+) -> Float[Tensor, "n dim"]:
+    """The judge's embeddings of many motions, without gradients, a batch at a time."""
+    parts = [
+        judge.embed_motion(motion[rows, : int(lengths[rows].max())], lengths[rows])
+        for rows in torch.arange(len(motion), device=motion.device).split(batch_size)
+    ]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def embed_texts(judge: Judge, texts: Sequence[str]) -> Float[Tensor, "n dim"]:
+    """The judge's embeddings of captions, without gradients."""
+    return judge.embed_text(texts)
+
+
+class Interval(NamedTuple):
+    """A mean and the ends of its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Mean and 95 % Student-t interval over independent runs, for instance training seeds.
+
+    Raises:
+        ValueError: Fewer than two values, or one is not finite.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if len(x) < 2:
+        raise ValueError(f"an interval needs at least 2 runs, got {len(x)}")
+    if not np.isfinite(x).all():
+        raise ValueError(f"values are not finite: {list(values)}")
+    mean = float(x.mean())
+    half = float(stdtrit(len(x) - 1, 0.975)) * float(x.std(ddof=1)) / math.sqrt(len(x))
+    return Interval(mean, mean - half, mean + half)
+
+
+def paired_interval(a: Sequence[float], b: Sequence[float]) -> Interval:
+    """:func:`interval` of ``a - b``, run by run; for runs that share seed and noise."""
+    if len(a) != len(b):
+        raise ValueError(f"pairs need equally many runs, got {len(a)} and {len(b)}")
+    return interval([x - y for x, y in zip(a, b, strict=True)])
+
+
+def bootstrap(
+    values: Sequence[float] | Float[Tensor, " n"], rng: torch.Generator, draws: int = 2000
+) -> Interval:
+    """Mean and 95 % percentile bootstrap interval over prompts.
+
+    It says how far the mean depends on which prompts were asked, not on training seeds.
+
+    Raises:
+        ValueError: Fewer than two values, or one is not finite.
+
+    Source: Efron, 1979.
+    """
+    x = torch.as_tensor(values, dtype=torch.float64).cpu()
+    if len(x) < 2 or not x.isfinite().all():
+        raise ValueError(f"expected at least 2 finite values, got {x[:10].tolist()}")
+    means = torch.stack(
+        [x[torch.randint(len(x), (len(x),), generator=rng)].mean() for _ in range(draws)]
+    )
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Interval(x.mean().item(), low, high)
