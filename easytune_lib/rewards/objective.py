@@ -1,6 +1,5 @@
 """What the step-aware text-motion model is trained to do."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from easytune_lib.diffusion.schedule import NoiseSchedule
-from easytune_lib.motion.corpus import Clip, MotionBatch
+from easytune_lib.motion.corpus import Clip, MotionBatch, draw_balanced
 from easytune_lib.protocols import TextFeatures
 from easytune_lib.rewards.spm import SPM, Gaussian
 from easytune_lib.training import Objective
@@ -63,6 +62,7 @@ class StepNoise:
 
 
 MIXED = StepNoise()
+"""Half of the motions clean, half noised."""
 
 
 def same_meaning(
@@ -157,20 +157,6 @@ def spm_loss(
     }
     total = torch.stack([getattr(loss, name) * term for name, term in terms.items()]).sum()
     return total, {name: term.item() for name, term in terms.items()}
-
-
-def draw_balanced(
-    clips: Sequence[Clip], size: int, max_frames: int
-) -> Callable[[torch.Generator], MotionBatch]:
-    """Batches of ``size`` clips; a label's share grows as the square root of its clips."""
-    counts = Counter(clip.label for clip in clips)
-    weights = torch.tensor([counts[clip.label] ** -0.5 for clip in clips])
-
-    def draw(rng: torch.Generator) -> MotionBatch:
-        rows = torch.multinomial(weights, size, replacement=True, generator=rng).tolist()
-        return MotionBatch.collate([clips[i] for i in rows], rng, max_frames=max_frames)
-
-    return draw
 
 
 def spm_objective(
