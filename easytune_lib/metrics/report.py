@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -75,6 +75,7 @@ class Reference:
         return cls(tensors["mean"], tensors["covariance"], config["reference"]["count"])
 
 
+@torch.no_grad()
 def evaluate(
     judge: Judge,
     motion: Float[Tensor, "batch frames features"],
@@ -113,14 +114,17 @@ def evaluate(
         raise ValueError(f'{unknown} prompts have no label: give them, or distinct="caption"')
     joints = to_joints(motion, judge.skeleton)
     mask = torch.arange(motion.shape[1], device=motion.device) < prompts.lengths[:, None]
-    return score(
-        embed_texts(judge, prompts.texts),
+    scores = score(
+        judge.embed_text(prompts.texts),
         embed_motions(judge, motion, prompts.lengths),
         {"label": labels, "caption": prompts.texts, "none": None}[distinct],
         reference,
         rng,
         group_size=group_size,
         repeats=repeats,
+    )
+    return replace(
+        scores,
         foot_skate=foot_skate_ratio(joints, mask, judge.skeleton).mean().item(),
         jerk=mean_jerk(joints, mask, judge.skeleton).mean().item(),
     )
@@ -135,8 +139,6 @@ def score(
     *,
     group_size: int = 32,
     repeats: int = 20,
-    foot_skate: float | None = None,
-    jerk: float | None = None,
 ) -> Scores:
     """Scores from embeddings; arguments as of :func:`evaluate` and :func:`r_precision`.
 
@@ -150,8 +152,6 @@ def score(
         mm_dist=found.mm_dist.mean().item(),
         fid=reference.fid(motion),
         diversity=diversity(motion, rng, pairs=min(300, len(motion))),
-        foot_skate=foot_skate,
-        jerk=jerk,
     )
 
 
@@ -168,12 +168,6 @@ def embed_motions(
         for rows in torch.arange(len(motion), device=motion.device).split(batch_size)
     ]
     return torch.cat(parts)
-
-
-@torch.no_grad()
-def embed_texts(judge: Judge, texts: Sequence[str]) -> Float[Tensor, "n dim"]:
-    """The judge's embeddings of captions, without gradients."""
-    return judge.embed_text(texts)
 
 
 class Interval(NamedTuple):

@@ -100,7 +100,8 @@ def draw_groups(
     the end are dropped.
     """
     groups: list[dict[str, int]] = []
-    for row in map(int, torch.randperm(len(labels), generator=rng)):
+    order: list[int] = torch.randperm(len(labels), generator=rng).tolist()
+    for row in order:
         label = labels[row]
         group = next((g for g in groups if len(g) < size and label not in g), None)
         if group is None:

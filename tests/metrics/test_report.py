@@ -12,7 +12,6 @@ from easytune_lib.metrics.report import (
     Scores,
     bootstrap,
     embed_motions,
-    embed_texts,
     evaluate,
     interval,
     paired_interval,
@@ -79,7 +78,7 @@ def test_evaluation_is_the_score_of_the_judges_embeddings(judge):
     embedded = embed_motions(judge, motion, prompts.lengths)
     reference = Reference.of(unit(COUNT))
     whole = evaluate(judge, motion, prompts, labels, reference, stream(0))
-    text = embed_texts(judge, prompts.texts)
+    text = judge.embed_text(prompts.texts)
     parts = score(text, embedded, labels, reference, stream(0))
     for name in ("r1", "r2", "r3", "mm_dist", "fid", "diversity"):
         assert getattr(whole, name) == getattr(parts, name)
@@ -91,7 +90,7 @@ def test_batches_do_not_change_embeddings(judge):
     whole = embed_motions(judge, motion, prompts.lengths)
     pieces = embed_motions(judge, motion, prompts.lengths, batch_size=7)
     assert torch.allclose(whole, pieces, atol=1e-6)
-    assert not whole.requires_grad and not embed_texts(judge, prompts.texts).requires_grad
+    assert not whole.requires_grad
 
 
 def test_repeated_labels_captions_and_the_published_protocol(judge):
