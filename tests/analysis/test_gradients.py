@@ -24,10 +24,10 @@ def world(request):
     return toy(request.param)
 
 
-@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("prediction, eta", [("epsilon", 0.0), ("x0", 1.0)])
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_shares_add_up_to_the_gradient_of_training(world, method, eta):
-    model, x_T, prompts = world
+def test_shares_add_up_to_the_gradient_of_training(prediction, eta, method):
+    model, x_T, prompts = toy(prediction)
     model = replace(model, sampler=DDIM(eta))
     plan = method.plan(STEPS, rng(3))
     shares = step_gradients(model, reward, x_T, prompts, plan, rng(5))
@@ -112,16 +112,16 @@ def test_exact_jacobians_agree_with_jacrev_on_each_motion_alone(world):
 def test_estimates_agree_with_exact_within_their_errors(world):
     model, x_T, prompts = world
     exact = jacobian_norms(model, x_T, prompts)
-    estimate = jacobian_norms(model, x_T, prompts, probes=100, iterations=20, rng=rng(1))
+    estimate = jacobian_norms(model, x_T, prompts, probes=50, iterations=12, rng=rng(1))
     for name in ("spectral", "product_spectral"):
         ratio = getattr(estimate, name) / getattr(exact, name)
-        assert ratio.min() > 0.95 and ratio.max() < 1 + 1e-9, "power iteration is a lower bound"
+        assert ratio.min() > 0.93 and ratio.max() < 1 + 1e-9, "power iteration is a lower bound"
     for name in ("frobenius", "product_frobenius"):
         error = getattr(estimate, f"{name}_error")
         assert not getattr(exact, f"{name}_error").any()
         z = (getattr(estimate, name) - getattr(exact, name)) / error
         assert z.abs().max() < 4.5 and 0.3 < z.std() < 2, name
-    assert (estimate.frobenius_error < 0.1 * estimate.frobenius).all()
+    assert (estimate.frobenius_error < 0.15 * estimate.frobenius).all()
     assert torch.equal(estimate.dim, exact.dim)
 
 

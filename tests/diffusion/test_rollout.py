@@ -20,10 +20,10 @@ def world(request):
     return toy(request.param)
 
 
-@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("prediction, eta", [("epsilon", 1.0), ("x0", 0.0)])
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_a_plan_never_changes_the_sampled_motion(world, method, eta):
-    model, x_T, prompts = world
+def test_a_plan_never_changes_the_sampled_motion(prediction, eta, method):
+    model, x_T, prompts = toy(prediction)
     model = replace(model, sampler=DDIM(eta))
     plain = list(rollout(model, x_T, prompts, GradientPlan(frozenset(), LAST), rng(2)))
     steps = list(rollout(model, x_T, prompts, method.plan(STEPS, rng(1)), rng(2)))
