@@ -5,10 +5,9 @@ it. Training state lies in ``<out>/training`` until the network is finished, so 
 run goes on where it was.
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,13 @@ from easytune_lib.metrics.judge import Judge, judge_objective
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, LatentDenoiser, mld
 from easytune_lib.models.objectives import denoising_loss, vae_loss
-from easytune_lib.motion.corpus import Clip, Corpus, FeatureStats, MotionBatch
+from easytune_lib.motion.corpus import (
+    Clip,
+    Corpus,
+    FeatureStats,
+    MotionBatch,
+    draw_balanced,
+)
 from easytune_lib.motion.humanml3d import open_corpus
 from easytune_lib.motion.roles import Roles, assign_roles
 from easytune_lib.motion.synthetic import synthetic_corpus
@@ -42,16 +47,13 @@ def open_data(data: str, on_problem: Literal["raise", "skip"] = "raise") -> Corp
     return synthetic_corpus() if data == "synthetic" else open_corpus(data, on_problem=on_problem)
 
 
-def draw_batch(clips: Sequence[Clip], size: int) -> Callable[[torch.Generator], MotionBatch]:
-    """Random batches in which a label weighs as the square root of its number of clips."""
-    counts = Counter(clip.label for clip in clips)
-    weights = torch.tensor([counts[clip.label] ** -0.5 for clip in clips])
+def labelled(corpus: Corpus) -> Corpus:
+    """The clips whose labels are known; all, where none is.
 
-    def draw(rng: torch.Generator) -> MotionBatch:
-        rows = torch.multinomial(weights, size, replacement=True, generator=rng).tolist()
-        return MotionBatch.collate([clips[i] for i in rows], rng, max_frames=MAX_FRAMES)
-
-    return draw
+    Reward and judge learn by contrast, and labels tell their false negatives apart.
+    """
+    known = tuple(clip for clip in corpus.clips if clip.label)
+    return replace(corpus, clips=known) if known else corpus
 
 
 def captions_of(clips: Sequence[Clip]) -> list[str]:
@@ -83,7 +85,7 @@ def train_base(
     table = CaptionTable(CachedEncoder(MiniLM()), captions_of(roles.base))
     no_text = table([""])
     width = corpus.skeleton.n_features
-    draw = draw_batch(roles.base, 64)
+    draw = draw_balanced(roles.base, 64, MAX_FRAMES)
 
     def prompts(batch: MotionBatch) -> Prompts:
         return Prompts(table(batch.texts), batch.lengths)
@@ -144,7 +146,7 @@ def train_reward(
     on_problem: Literal["raise", "skip"] = "raise",
 ) -> Iterator[TrainingStep]:
     """Train the step-aware text-motion model that gives the reward; arguments as above."""
-    corpus = open_data(data, on_problem)
+    corpus = labelled(open_data(data, on_problem))
     roles = assign_roles(corpus)
     stats = FeatureStats.from_clips(corpus.split("train"), corpus.skeleton)
     table = CaptionTable(CachedEncoder(MiniLM()), captions_of(roles.reward))
@@ -166,7 +168,7 @@ def train_judge(
     on_problem: Literal["raise", "skip"] = "raise",
 ) -> Iterator[TrainingStep]:
     """Train the judge, which no fine-tuning ever sees; arguments as above."""
-    corpus = open_data(data, on_problem)
+    corpus = labelled(open_data(data, on_problem))
     roles = assign_roles(corpus)
     stats = FeatureStats.from_clips(corpus.split("train"), corpus.skeleton)
     with torch.random.fork_rng(devices=[]):
@@ -196,10 +198,12 @@ def _run(
     last: Callable[[Any, Sequence[Clip]], None] = lambda network, clips: None,
 ) -> Iterator[TrainingStep]:
     """Train, do the ``last`` thing to the trained network, write it."""
-    began = time.perf_counter()
-    yield from train(network, objective, plan, out / "training" / f"{plan.name}.safetensors")
+    seconds = 0.0
+    for step in train(network, objective, plan, out / "training" / f"{plan.name}.safetensors"):
+        seconds = step.seconds
+        yield step
     last(network, roles.base)
-    _finish(network, plan, out, corpus, roles, time.perf_counter() - began)
+    _finish(network, plan, out, corpus, roles, seconds)
 
 
 def _finish(
@@ -267,7 +271,7 @@ def prepare_evaluation(data: str, out: Path, seed: int = 0) -> Path:
     judge = load_network(Judge, out / "judge.safetensors")
     vae = load_network(VAE, out / "vae.safetensors") if (out / "vae.safetensors").exists() else None
     rng = stream(seed, "evaluation")
-    asked = draw_batch(tuple(clip for clip in roles.base if clip.label), 1024)
+    asked = draw_balanced([clip for clip in roles.base if clip.label], 1024, MAX_FRAMES)
     sets = {"finetune": asked(rng)}
     for name, clips in (
         ("validation", roles.validation), ("test", roles.test), ("unseen", roles.unseen),

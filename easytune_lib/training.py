@@ -50,13 +50,13 @@ class TrainingStep:
     loss: float
     parts: dict[str, float]  # the terms of the loss
     grad_norm: float
-    seconds: float  # since this process began to train
-    resumed_from: int
+    seconds: float  # of training, earlier processes counted
+    pace: float  # seconds a step, of this process
 
     @property
     def eta(self) -> float:
         """Seconds to go, at the pace of this process."""
-        return self.seconds / (self.step - self.resumed_from) * (self.steps - self.step)
+        return self.pace * (self.steps - self.step)
 
 
 def train(
@@ -84,7 +84,7 @@ def train(
         named.values(), lr=plan.lr, betas=plan.betas, weight_decay=plan.weight_decay, fused=True
     )
     average = {n: p.detach().clone() for n, p in named.items()}
-    start = _resume(network, average, optimizer, plan, checkpoint)
+    start, spent = _resume(network, average, optimizer, plan, checkpoint)
     began = time.perf_counter()
     network.train()
     for step in range(start, plan.steps):
@@ -104,13 +104,15 @@ def train(
         optimizer.step()
         with torch.no_grad():
             decay = min(plan.ema, step / (step + 50))
-            torch._foreach_lerp_(list(average.values()), list(named.values()), 1 - decay)
-        done = step + 1
+            for name, parameter in named.items():
+                average[name].lerp_(parameter, 1 - decay)
+        done, seconds = step + 1, time.perf_counter() - began
         if checkpoint and (done % plan.save_every == 0 or done == plan.steps):
-            _save(network, average, optimizer, plan, checkpoint, done)
+            _save(network, average, optimizer, plan, checkpoint, done, spent + seconds)
         yield TrainingStep(
-            done, plan.steps, loss.item(), parts, norm.item(), time.perf_counter() - began, start
-        )
+            done, plan.steps, loss.item(), parts, norm.item(), spent + seconds,
+            seconds / (done - start),
+        )  # fmt: skip
     with torch.no_grad():
         for name, parameter in named.items():
             parameter.copy_(average[name])
@@ -124,11 +126,12 @@ def _save(
     plan: TrainingPlan,
     checkpoint: Path,
     done: int,
+    seconds: float,
 ) -> None:
     tensors = {f"network.{n}": t for n, t in network.state_dict().items()}
     tensors |= {f"average.{n}": t for n, t in average.items()}
     tensors |= pack_optimizer(optimizer)
-    save_tensors(checkpoint, tensors, {"plan": asdict(plan), "done": done})
+    save_tensors(checkpoint, tensors, {"plan": asdict(plan), "done": done, "seconds": seconds})
 
 
 def _resume(
@@ -137,9 +140,9 @@ def _resume(
     optimizer: torch.optim.Optimizer,
     plan: TrainingPlan,
     checkpoint: Path | None,
-) -> int:
+) -> tuple[int, float]:
     if checkpoint is None or not checkpoint.exists():
-        return 0
+        return 0, 0.0
     tensors, config = load_tensors(checkpoint)
     if config.get("plan") != json.loads(json.dumps(asdict(plan))):
         raise ValueError(
@@ -154,4 +157,4 @@ def _resume(
     for name, value in part("average.").items():
         average[name].copy_(value)
     unpack_optimizer(optimizer, tensors)
-    return int(config["done"])
+    return int(config["done"]), float(config.get("seconds", 0.0))

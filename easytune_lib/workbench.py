@@ -150,10 +150,13 @@ def judged(
 def judged_motion(
     bench: Workbench, motion: Tensor, chosen: PromptSet, split: str, noise_seed: int
 ) -> dict[str, float]:
-    """What the judge and the reward say of motions made for ``chosen``."""
+    """What the judge and the reward say of motions made for ``chosen``.
+
+    R-precision is in groups of 32 labels, or of as many as there are (30 unseen ones).
+    """
     scores = evaluate(
         bench.judge, motion, chosen.prompts, chosen.labels, bench.references[split],
-        stream(noise_seed, "judge", split),
+        stream(noise_seed, "judge", split), group_size=min(32, len(set(chosen.labels))),
     )  # fmt: skip
     rewards = [
         bench.reward(motion[rows, : chosen.prompts[rows].frames], chosen.prompts[rows])

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -195,6 +195,20 @@ class MotionBatch:
             tuple(clip.label for clip in clips),
             tuple(clip.id for clip in clips),
         )
+
+
+def draw_balanced(
+    clips: Sequence[Clip], size: int, max_frames: int
+) -> Callable[[torch.Generator], MotionBatch]:
+    """Batches of ``size`` clips; a label's share grows as the square root of its clips."""
+    counts = Counter(clip.label for clip in clips)
+    weights = torch.tensor([counts[clip.label] ** -0.5 for clip in clips])
+
+    def draw(rng: torch.Generator) -> MotionBatch:
+        rows = torch.multinomial(weights, size, replacement=True, generator=rng).tolist()
+        return MotionBatch.collate([clips[i] for i in rows], rng, max_frames=max_frames)
+
+    return draw
 
 
 _OPPOSITE = {

@@ -31,8 +31,9 @@ def assign_roles(corpus: Corpus, unseen: int = 30, per_label: int = 2, seed: int
         corpus: With splits train, val and test; labels may be unknown (``""``).
         unseen: Labels "content|style" held out as a compositional test: each content and
             each style of theirs is still seen, in other pairs. 0 where labels are unknown.
-        per_label: Test prompts a label. Labels without clips in the test split (single
-            recordings) are asked with a training clip's caption and length.
+        per_label: Test prompts a label; four times as many of an unseen one, from clips of
+            any split that the judge was not trained on. Labels without clips in the test
+            split (single recordings) are asked with a training clip's caption and length.
         seed: Of the choice of unseen labels.
     """
     held = _compositional(corpus, unseen, seed)
@@ -46,16 +47,18 @@ def assign_roles(corpus: Corpus, unseen: int = 30, per_label: int = 2, seed: int
         else:
             for side in (0, 1):
                 halves[side].extend(ordered[side::2])
-    tested = _by_label(corpus.split("test"))
-    for label, clips in _by_label(train).items():
-        if label and label not in tested:
-            tested[label] = clips
+    judged = {clip.id for clip in halves[1]}
+    asked = {label: clips for label, clips in _by_label(train).items() if label}
+    asked |= {label: clips for label, clips in _by_label(corpus.split("test")).items() if label}
+    for label in held:
+        clips = [clip for clip in corpus.clips if clip.label == label]
+        asked[label] = [clip for clip in clips if clip.id not in judged] or clips
 
     def chosen(seen: bool, count: int) -> tuple[Clip, ...]:
         return tuple(
             clip
-            for label, clips in sorted(tested.items())
-            if label and (label not in held) == seen
+            for label, clips in sorted(asked.items())
+            if (label not in held) == seen
             for clip in sorted(clips, key=lambda c: seed_of(seed, "prompt", c.id))[:count]
         )
 
@@ -65,7 +68,7 @@ def assign_roles(corpus: Corpus, unseen: int = 30, per_label: int = 2, seed: int
         judge=tuple(halves[1]),
         validation=tuple(c for c in corpus.split("val") if c.label and c.label not in held),
         test=chosen(True, per_label),
-        unseen=chosen(False, 2 * per_label),
+        unseen=chosen(False, 4 * per_label),
     )
 
 
