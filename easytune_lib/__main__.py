@@ -1,0 +1,8 @@
+"""``python -m easytune_lib`` is the command ``easytune``."""
+
+import sys
+
+from easytune_lib.batch.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""The command ``easytune``. What is heavy is imported by the subcommand that needs it."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from easytune_lib import __version__
+
+if TYPE_CHECKING:
+    from easytune_lib.training import TrainingStep
+
+SIZES = ("laptop", "full", "paper")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; returns 0, 1 (something failed), 2 (misuse) or 130 (interrupted)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was done stays done", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="easytune", description="Align a text-to-motion diffusion model with a reward."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    reproduce = commands.add_parser("reproduce", help="run all notebooks that are not done")
+    _add_size(reproduce)
+    reproduce.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="this notebook; may be repeated"
+    )
+    reproduce.set_defaults(run=_reproduce)
+
+    run = commands.add_parser("run", help="run one notebook")
+    run.add_argument("notebook", help="its name, the beginning of it (03), or its path")
+    run.add_argument(
+        "-p", nargs=2, action="append", default=[], dest="given", metavar=("NAME", "VALUE"),
+        help="set a parameter; may be repeated",
+    )  # fmt: skip
+    _add_size(run)
+    run.add_argument(
+        "--inplace", action="store_true", help="store the outputs in the notebook itself"
+    )
+    run.set_defaults(run=_run)
+
+    data = commands.add_parser("data", help="look at a data set")
+    data_commands = data.add_subparsers(required=True, metavar="COMMAND")
+    check = data_commands.add_parser("check", help="count what it holds, name all that is broken")
+    check.add_argument("path", type=Path, help="a folder: HumanML3D, KIT-ML, or the packed bundle")
+    check.set_defaults(run=_check)
+
+    train = commands.add_parser("train", help="train a network, from any data set")
+    train.add_argument(
+        "what", choices=("base", "reward", "judge", "evaluation"),
+        help="a network; or `evaluation`: prompts, and real motion as a trained judge sees it",
+    )  # fmt: skip
+    train.add_argument("--data", default="synthetic", help="a folder; default: %(default)s")
+    train.add_argument("--base", choices=("mdm", "mld"), default="mdm", help="default: %(default)s")
+    train.add_argument(
+        "--out", type=Path, default=Path("outputs/weights"), help="a folder; default: %(default)s"
+    )
+    train.add_argument("--steps", type=_positive, help="optimizer steps; default: the laptop's")
+    train.add_argument("--seed", type=int, help="of weights, batches and noise; default: 0")
+    train.add_argument("--resume", action="store_true", help="go on with a run that was ended")
+    train.add_argument(
+        "--skip-bad", action="store_true", help="leave bad files out, instead of stopping at one"
+    )
+    train.set_defaults(run=_train)
+
+    doctor = commands.add_parser("doctor", help="what is installed, what is missing and its cost")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--size", choices=SIZES, default="laptop",
+        help="laptop: the defaults; others: notebooks/parameters/SIZE; default: %(default)s",
+    )  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="run what is done, too")
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from easytune_lib.batch.runner import reproduce
+
+    return reproduce(options.size, options.force, options.only)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from easytune_lib.batch.runner import run_notebook
+
+    return run_notebook(
+        options.notebook, options.given, options.size, options.force, options.inplace
+    )
+
+
+def _check(options: argparse.Namespace) -> int:
+    from easytune_lib.motion.humanml3d import NOTES, summarise
+
+    summary = summarise(options.path)
+    print(summary)
+    return int(any(problem.kind not in NOTES for problem in summary.problems))
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from easytune_lib.batch.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(finding)
+    return int(any(finding.needed and not finding.good for finding in findings))
+
+
+def _train(options: argparse.Namespace) -> int:
+    from easytune_lib import recipes
+
+    on_problem = "skip" if options.skip_bad else "raise"
+    if options.what == "evaluation":
+        print(recipes.prepare_evaluation(options.data, options.out, options.seed or 0))
+        return 0
+    names = {
+        "base": ("vae", "mld") if options.base == "mld" else ("mdm",),
+        "reward": ("spm",),
+        "judge": ("judge",),
+    }[options.what]
+    seed = {} if options.seed is None else {"seed": options.seed}
+    for name in names:
+        if name == "vae" and (options.out / "vae.safetensors").exists():
+            print(f"vae: {options.out / 'vae.safetensors'} is there already")
+            continue
+        _refuse_leftover(options.out / "training" / f"{name}.safetensors", options.resume)
+        rest = {"out": options.out, "steps": options.steps, "on_problem": on_problem, **seed}
+        if options.what == "base":
+            steps = recipes.train_base(name, options.data, **rest)
+        elif options.what == "reward":
+            steps = recipes.train_reward(options.data, **rest)
+        else:
+            steps = recipes.train_judge(options.data, **rest)
+        _watch(name, steps)
+        print(f"{name}: {options.out / f'{name}.safetensors'}")
+    return 0
+
+
+def _refuse_leftover(state: Path, resume: bool) -> None:
+    if state.exists() and not resume:
+        raise ValueError(
+            f"{state} holds the state of an earlier run: go on with it by --resume, or remove it"
+        )
+
+
+def _watch(name: str, steps: "Iterator[TrainingStep]") -> None:
+    """Train, and say how far it is and how long it takes."""
+    from easytune_lib.batch.progress import Ticker, spell
+
+    ticker = Ticker(every=5.0)
+    ticker.say(f"{name}: reading data and captions")
+    loss = None
+    for step in steps:
+        loss = step.loss if loss is None else 0.98 * loss + 0.02 * step.loss
+        ticker.passing(
+            f"{name}: step {step.step} of {step.steps}, loss {loss:.4f}, "
+            f"{step.pace:.2f} s a step, "
+            f"about {spell(step.eta)} left",
+            urgent=step.step == step.steps,
+        )
+    ticker.say("")

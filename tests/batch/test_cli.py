@@ -1,0 +1,138 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from easytune_lib import recipes
+from easytune_lib.batch import cli, runner
+from easytune_lib.batch.cli import main
+from easytune_lib.training import TrainingStep
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = (
+        "import sys; from easytune_lib.batch.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'numpy', 'papermill', 'nbformat', 'yaml'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "[]"
+    for command in ("reproduce", "run", "data", "train", "doctor"):
+        assert any(line.strip().startswith(command) for line in lines)
+
+
+def test_each_subcommand_says_what_it_takes(capsys: pytest.CaptureFixture[str]):
+    for command in (["reproduce"], ["run"], ["data", "check"], ["train"], ["doctor"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--help"])
+        assert ended.value.code == 0
+    assert "--size" in capsys.readouterr().out
+
+
+def test_reproduce_and_run_pass_on_what_they_are_given(monkeypatch: pytest.MonkeyPatch):
+    calls = []
+    monkeypatch.setattr(runner, "reproduce", lambda *a: calls.append(a) or 0)
+    monkeypatch.setattr(runner, "run_notebook", lambda *a: calls.append(a) or 1)
+    assert main(["reproduce", "--size", "full", "--force", "--only", "01", "--only", "02"]) == 0
+    assert main(["run", "03", "-p", "k", "3", "-p", "name", "007", "--inplace"]) == 1
+    assert calls == [
+        ("full", True, ["01", "02"]),
+        ("03", [["k", "3"], ["name", "007"]], "laptop", False, True),
+    ]
+
+
+def test_errors_are_one_line_and_misuse_is_2(capsys: pytest.CaptureFixture[str]):
+    assert main(["run", "no_such_notebook"]) == 2
+    assert main(["data", "check", "no/such/folder"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all(line.startswith("error: ") for line in lines)
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", "--size", "huge"])
+    assert ended.value.code == 2
+
+
+def test_an_interrupt_ends_cleanly(monkeypatch: pytest.MonkeyPatch, capsys):
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "reproduce", interrupted)
+    assert main(["reproduce"]) == 130
+    assert capsys.readouterr().err == "\ninterrupted; what was done stays done\n"
+
+
+class Recipes:
+    """Stands in for the recipes; a step a call."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.calls: list[tuple[str, ...]] = []
+        self.options: dict[str, object] = {}
+        for name in ("train_base", "train_reward", "train_judge"):
+            monkeypatch.setattr(recipes, name, self.recipe(name))
+
+    def recipe(self, name: str):
+        def train(*args: str, **options: object) -> Iterator[TrainingStep]:
+            self.calls.append((name, *args))
+            self.options = options
+            for step in (1, 2):
+                yield TrainingStep(step, 2, 0.5, {}, 1.0, step * 60.0, 60.0)
+
+        return train
+
+
+def test_training_reports_its_steps(monkeypatch, capsys, tmp_path: Path):
+    recipe = Recipes(monkeypatch)
+    out = ["--out", str(tmp_path)]
+    assert main(["train", "reward", "--data", "folder", "--steps", "2", "--seed", "5", *out]) == 0
+    assert recipe.calls == [("train_reward", "folder")]
+    assert recipe.options == {"out": tmp_path, "steps": 2, "on_problem": "raise", "seed": 5}
+    lines = capsys.readouterr().out.splitlines()
+    assert "spm: step 2 of 2, loss 0.5000, 60.00 s a step, about 0 s left" in lines
+    assert lines[-1] == f"spm: {tmp_path / 'spm.safetensors'}"
+
+
+def test_mld_is_trained_on_a_vae_that_is_trained_once(monkeypatch, capsys, tmp_path: Path):
+    recipe = Recipes(monkeypatch)
+    assert main(["train", "base", "--base", "mld", "--out", str(tmp_path), "--skip-bad"]) == 0
+    assert [call[1] for call in recipe.calls] == ["vae", "mld"]
+    assert recipe.options == {"out": tmp_path, "steps": None, "on_problem": "skip"}
+    (tmp_path / "vae.safetensors").touch()
+    main(["train", "base", "--base", "mld", "--out", str(tmp_path)])
+    assert [call[1] for call in recipe.calls] == ["vae", "mld", "mld"]
+
+
+def test_what_was_left_of_a_run_is_not_used_unasked(monkeypatch, capsys, tmp_path: Path):
+    recipe = Recipes(monkeypatch)
+    state = tmp_path / "training" / "judge.safetensors"
+    state.parent.mkdir()
+    state.touch()
+    assert main(["train", "judge", "--out", str(tmp_path)]) == 2
+    assert "--resume" in capsys.readouterr().err and not recipe.calls
+    assert main(["train", "judge", "--out", str(tmp_path), "--resume"]) == 0
+    assert recipe.calls == [("train_judge", "synthetic")]
+
+
+def test_steps_are_positive(capsys: pytest.CaptureFixture[str]):
+    for steps in ("0", "-3", "many"):
+        with pytest.raises(SystemExit):
+            main(["train", "base", "--steps", steps])
+    assert "invalid" in capsys.readouterr().err
+
+
+def test_data_check_counts_and_fails_where_something_is_broken(tmp_path: Path, capsys):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "new_joint_vecs").mkdir()
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.txt").write_text("000001\n" if split == "train" else "")
+    assert main(["data", "check", str(tmp_path)]) in (1, 2)
+    said = capsys.readouterr()
+    assert "000001" in said.out + said.err or "no" in said.err
+
+
+def test_sizes_are_those_of_the_runner():
+    assert cli.SIZES == runner.SIZES
