@@ -5,6 +5,7 @@ of seconds (or of updates) is spent. The judge speaks only before and after.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import deepcopy
@@ -252,46 +253,73 @@ def base_rows(
 def summary(
     rows: Sequence[dict[str, Any]], split: str, metrics: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Mean and 95 % interval over training seeds, of each metric and of its gain over the base.
+    """Mean of each metric, and the gain over the base with its 95 % interval over seeds.
 
-    A seed's value is its mean over noise seeds; gains are paired by noise seed with the base.
-    With one training seed there is no interval: ``low`` and ``high`` are ``None``.
+    Every training seed is judged under the noise that the base was judged under, so the gain
+    of a seed is paired. With one training seed there is no interval: both ends are ``None``.
     """
-    rows = [row for row in rows if row["split"] == split]
-    base = [row for row in rows if row["method"] == "base"]
+    seeds = seed_rows(rows, split)
+    (base,) = (row for row in seeds if row["method"] == "base")
     result = []
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method]
-        seeds = sorted({row["seed"] for row in own})
-        line: dict[str, Any] = {"method": method, "split": split, "seeds": len(seeds)}
+    for method in dict.fromkeys(row["method"] for row in seeds):
+        own = [row for row in seeds if row["method"] == method]
+        line: dict[str, Any] = {"method": method, "split": split, "seeds": len(own)}
         for metric in metrics:
-            values = [_mean([row[metric] for row in own if row["seed"] == s]) for s in seeds]
-            origin = _mean([row[metric] for row in base])
-            line |= {metric: _mean(values), f"{metric}_gain": _mean(values) - origin}
-            spread = interval(values) if len(values) > 1 else None
+            gains = [row[metric] - base[metric] for row in own]
+            spread = interval(gains) if len(gains) > 1 else None
             line |= {
-                f"{metric}_low": spread.low if spread else None,
-                f"{metric}_high": spread.high if spread else None,
+                metric: _mean([row[metric] for row in own]),
+                f"{metric}_gain": _mean(gains),
+                f"{metric}_gain_low": spread.low if spread else None,
+                f"{metric}_gain_high": spread.high if spread else None,
             }
         result.append(line)
     return result
 
 
-def curves(
-    planned: Sequence[Run], records: Sequence[RunRecord], points: int = 60
-) -> list[dict[str, Any]]:
-    """Training reward against seconds: one row a run, smoothed over a twelfth of the run."""
-    rows = []
-    for run, record in zip(planned, records, strict=True):
-        reward, seconds = record.series["reward"], record.machine["seconds"]
-        width = max(1, len(reward) // 12)
-        picked = sorted({round(i * (len(reward) - 1) / (points - 1)) for i in range(points)})
-        rows.append({
-            "method": run.label, "seed": run.seed, "updates": len(reward),
-            "seconds": [round(seconds[i], 3) for i in picked],
-            "reward": [_mean(reward[max(0, i - width) : i + 1]) for i in picked],
-        })  # fmt: skip
-    return rows
+def curve_rows(
+    planned: Sequence[Run], records: Sequence[RunRecord]
+) -> tuple[list[dict[str, Any]], list[list[float]]]:
+    """Training reward of each update, one row a run; and the CPU seconds at each update."""
+    rows = [
+        {
+            "method": run.label,
+            "seed": run.seed,
+            "reward": [round(value, 4) for value in record.series["reward"]],
+        }
+        for run, record in zip(planned, records, strict=True)
+    ]
+    return rows, [[round(t, 2) for t in record.machine["seconds"]] for record in records]
+
+
+def seed_rows(rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, Any]]:
+    """One row a method and training seed: the mean over noise seeds of every metric."""
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["split"] == split:
+            groups[row["method"], row["seed"]].append(row)
+    metrics = [k for k, v in rows[0].items() if isinstance(v, float) and k != "lr"]
+    return [
+        {"method": method, "seed": seed}
+        | {metric: _mean([row[metric] for row in group]) for metric in metrics}
+        for (method, seed), group in groups.items()
+    ]
+
+
+def best_rates(
+    planned: Sequence[Run], records: Sequence[RunRecord], metric: str = "mm_dist"
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """For each method the rate with the lowest ``metric``, and all that was tried.
+
+    Meant for runs judged on validation prompts; the judge's MM-Dist moves where R-precision
+    of an easy split is saturated.
+    """
+    tried = score_rows(planned, records)
+    rates = {
+        label: min((row for row in tried if row["method"] == label), key=lambda r: r[metric])["lr"]
+        for label in dict.fromkeys(run.label for run in planned)
+    }
+    return rates, tried
 
 
 def cost_rows(
@@ -335,7 +363,7 @@ def memory_by_k(
         {
             "base": row["base"],
             "method": row["method"].split("|")[0],
-            "k": int(row["method"].split("|")[1]),
+            "steps": int(row["method"].split("|")[1]),
             "saved_mib": row["saved_mib"],
         }
         for row in cost_rows(bench, methods, batch_size, seed)

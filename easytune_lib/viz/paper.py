@@ -4,13 +4,15 @@ Source: figures and tables of Tan et al. (2026), digitised or read by eye from t
 ``shared/reference/paper.md`` sections 4 and 5 say how. None of it is our result.
 """
 
-FIGURE_3 = {  # x: denoising step
-    "jacobian": {0: 1.0, 1: 0.98, 2: 0.865, 3: 0.52, 4: 0.36, 10: 0.35, 25: 0.35, 49: 0.35},
-    "product": {0: 1.0, 1: 0.305, 2: 0.09, 3: 0.03, 5: 0.0, 49: 0.0},
+FIGURE_3 = {  # step 0 is the clean end
+    "step": [1, 2, 3, 5, 49],
+    "jacobian_norm": [0.98, 0.865, 0.52, 0.35, 0.35],
+    "product_norm": [0.305, 0.09, 0.03, 0.0, 0.0],
 }
 
-FIGURE_4 = {  # y by denoising step, 0 is the clean end, of 16
-    "motion": [
+FIGURE_4 = {  # step 0 is the clean end, of 16
+    "step": list(range(16)),
+    "similarity": [
         1.0, 1.0, 1.0, 0.997, 0.993, 0.987, 0.977, 0.963,
         0.945, 0.92, 0.885, 0.843, 0.787, 0.715, 0.62, 0.49,
     ],
