@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from easytune_lib.metrics.judge import Judge, judge_objective
+from easytune_lib.metrics.retrieval import r_precision
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, LatentDenoiser, mld
 from easytune_lib.models.objectives import denoising_loss, vae_loss
@@ -30,6 +31,7 @@ from easytune_lib.motion.roles import Roles, assign_roles
 from easytune_lib.motion.synthetic import synthetic_corpus
 from easytune_lib.protocols import Prompts
 from easytune_lib.records import RunRecord
+from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.objective import spm_objective
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.seeding import stream
@@ -42,9 +44,13 @@ from easytune_lib.training import Objective, TrainingPlan, TrainingStep, train
 MAX_FRAMES = 128
 
 
-def open_data(data: str, on_problem: Literal["raise", "skip"] = "raise") -> Corpus:
-    """A corpus by folder, or the embedded ``"synthetic"`` one."""
-    return synthetic_corpus() if data == "synthetic" else open_corpus(data, on_problem=on_problem)
+def open_data(
+    data: str, on_problem: Literal["raise", "skip"] = "raise", clips: int = 1200
+) -> Corpus:
+    """A corpus by folder, or the embedded ``"synthetic"`` one, of so many ``clips``."""
+    if data == "synthetic":
+        return synthetic_corpus(clips=clips)
+    return open_corpus(data, on_problem=on_problem)
 
 
 def labelled(corpus: Corpus) -> Corpus:
@@ -148,13 +154,8 @@ def train_reward(
     """Train the step-aware text-motion model that gives the reward; arguments as above."""
     corpus = labelled(open_data(data, on_problem))
     roles = assign_roles(corpus)
-    stats = FeatureStats.from_clips(corpus.split("train"), corpus.skeleton)
     table = CaptionTable(CachedEncoder(MiniLM()), captions_of(roles.reward))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = SPM(features=corpus.skeleton.n_features)
-    network.mean.copy_(stats.mean)
-    network.std.copy_(stats.std)
+    network = fresh_reward(corpus, seed)
     plan = TrainingPlan("spm", steps or 800, lr=1e-3, seed=seed, weight_decay=1e-2)
     objective = spm_objective(network, roles.reward, table)
     yield from _run(network, objective, plan, out, corpus, roles)
@@ -301,3 +302,40 @@ def prepare_evaluation(data: str, out: Path, seed: int = 0) -> Path:
     return save_tensors(
         out / "evaluation.safetensors", tensors, {"sets": names, "corpus": corpus.name}
     )
+
+
+def fresh_reward(corpus: Corpus, seed: int) -> SPM:
+    """An untrained SPM with the corpus's statistics; equal seeds give equal weights."""
+    stats = FeatureStats.from_clips(corpus.split("train"), corpus.skeleton)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = SPM(features=corpus.skeleton.n_features)
+    network.mean.copy_(stats.mean)
+    network.std.copy_(stats.std)
+    return network
+
+
+@torch.no_grad()
+def retrieval_rows(
+    model: SPM, clips: MotionBatch, table: CaptionTable, name: str, seed: int
+) -> list[dict[str, Any]]:
+    """Recall at 1, 2, 3, 5 and 10 in groups of 32 distinct labels, in both directions."""
+    reward = AlignmentReward(model)
+    asked = Prompts(table(clips.texts), clips.lengths)
+    motion = torch.cat([
+        reward.embed(clips.features[rows, : asked[rows].frames], asked[rows])
+        for rows in torch.arange(len(clips)).split(64)
+    ])  # fmt: skip
+    text = reward.embed_text(asked.text)
+    text, motion = (nn.functional.normalize(x, dim=-1) for x in (text, motion))
+    top = (1, 2, 3, 5, 10)
+    pairs = {"t2m": (text, motion), "m2t": (motion, text)}
+    found = {
+        direction: r_precision(*pair, clips.labels, rng=stream(seed, "groups"), top=top)
+        for direction, pair in pairs.items()
+    }
+    return [
+        {"model": name, "direction": direction, "seed": seed, "k": k, "recall": result.r(k)}
+        for direction, result in found.items()
+        for k in top
+    ]

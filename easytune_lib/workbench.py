@@ -96,7 +96,7 @@ def open_workbench(
         base,
         weights_digest(base, weights),
         model,
-        AlignmentReward(load_network(SPM, weights / "spm.safetensors")),
+        AlignmentReward(load_network(SPM, weights / "spm.safetensors"), model.schedule),
         load_network(Judge, weights / "judge.safetensors"),
         prompts,
         references,

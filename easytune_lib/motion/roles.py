@@ -31,9 +31,10 @@ def assign_roles(corpus: Corpus, unseen: int = 30, per_label: int = 2, seed: int
         corpus: With splits train, val and test; labels may be unknown (``""``).
         unseen: Labels "content|style" held out as a compositional test: each content and
             each style of theirs is still seen, in other pairs. 0 where labels are unknown.
-        per_label: Test prompts a label; four times as many of an unseen one, from clips of
-            any split that the judge was not trained on. Labels without clips in the test
-            split (single recordings) are asked with a training clip's caption and length.
+        per_label: Prompts a label; four times as many of an unseen one, from clips of any
+            split that the judge was not trained on. Labels that occur in the train split only
+            (single recordings) are shared out between validation and test, and asked with a
+            training clip's caption and length.
         seed: Of the choice of unseen labels.
     """
     held = _compositional(corpus, unseen, seed)
@@ -47,18 +48,24 @@ def assign_roles(corpus: Corpus, unseen: int = 30, per_label: int = 2, seed: int
         else:
             for side in (0, 1):
                 halves[side].extend(ordered[side::2])
+    labels = _by_label(tuple(clip for clip in corpus.clips if clip.label))
+    rare = [label for label, clips in labels.items() if {clip.split for clip in clips} == {"train"}]
+    rare.sort(key=lambda label: seed_of(seed, "rare", label))
+    asked = {
+        "validation": _by_label(corpus.split("val")) | {x: labels[x] for x in rare[::2]},
+        "test": _by_label(corpus.split("test")) | {x: labels[x] for x in rare[1::2]},
+    }
     judged = {clip.id for clip in halves[1]}
-    asked = {label: clips for label, clips in _by_label(train).items() if label}
-    asked |= {label: clips for label, clips in _by_label(corpus.split("test")).items() if label}
-    for label in held:
-        clips = [clip for clip in corpus.clips if clip.label == label]
-        asked[label] = [clip for clip in clips if clip.id not in judged] or clips
+    asked["unseen"] = {
+        label: [clip for clip in labels[label] if clip.id not in judged] or labels[label]
+        for label in held
+    }
 
-    def chosen(seen: bool, count: int) -> tuple[Clip, ...]:
+    def prompts(name: str, count: int) -> tuple[Clip, ...]:
         return tuple(
             clip
-            for label, clips in sorted(asked.items())
-            if (label not in held) == seen
+            for label, clips in sorted(asked[name].items())
+            if label and (label in held) == (name == "unseen")
             for clip in sorted(clips, key=lambda c: seed_of(seed, "prompt", c.id))[:count]
         )
 
@@ -66,9 +73,9 @@ def assign_roles(corpus: Corpus, unseen: int = 30, per_label: int = 2, seed: int
         base=tuple(clip for clip in train if clip.label not in held),
         reward=tuple(clip for clip in halves[0] if clip.label not in held),
         judge=tuple(halves[1]),
-        validation=tuple(c for c in corpus.split("val") if c.label and c.label not in held),
-        test=chosen(True, per_label),
-        unseen=chosen(False, 4 * per_label),
+        validation=prompts("validation", per_label),
+        test=prompts("test", per_label),
+        unseen=prompts("unseen", 4 * per_label),
     )
 
 
