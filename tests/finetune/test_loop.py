@@ -94,6 +94,12 @@ def test_gradients_are_clipped_and_reported_unclipped(model, pool):
     assert (after - before).norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
+def test_gradients_of_earlier_updates_are_gone(model, pool):
+    (batch,) = islice(batches(model, pool, 4, seed=0), 1)
+    first, second = finetune(model, reward, [batch] * 2, DRaFT(2), _sgd(model), max_norm=1e9)
+    assert first.grad_norm == second.grad_norm > 0
+
+
 def test_easytune_goes_on_with_the_new_weights(model, pool):
     """Step optimisation: the second reward of a batch is not that of the old weights."""
 
