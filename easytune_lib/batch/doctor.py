@@ -24,6 +24,7 @@ LOST = {
     "nbval": "`make test` cannot check notebooks",
     "jupyterlab": "`make lab` cannot open notebooks",
     "matplotlib": "no figure can be drawn",
+    "pandas": "notebooks cannot show their tables",
     "plotly": "no figure can be explored",
     "anywidget": "motion can be watched, but not steered from a kernel",
     "ipywidgets": "motion can be watched, but not steered from a kernel",

@@ -1,0 +1,70 @@
+"""The committed notebooks keep their contract and carry the outputs of what they hold."""
+
+from pathlib import Path
+
+import pytest
+
+from easytune_lib.batch.notebook import (
+    code_cells,
+    contract_breaches,
+    parameters_of,
+    read_notebook,
+    read_settings,
+    staleness,
+)
+
+ROOT = Path(__file__).parents[1]
+SEVEN = (
+    "00_tour",
+    "01_gradient_norms",
+    "02_noise_similarity",
+    "03_reward_training_spl",
+    "04_step_finetuning",
+    "05_backbones",
+    "06_motion_visualization",
+)
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SETTINGS = sorted((ROOT / "notebooks" / "parameters").glob("*/*.yaml"))
+
+each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def test_the_seven_are_there():
+    assert set(SEVEN) <= {path.stem for path in PATHS}
+
+
+@each
+def test_a_notebook_keeps_the_contract(path: Path):
+    assert contract_breaches(read_notebook(path)) == []
+
+
+@each
+def test_its_outputs_are_those_of_its_code(path: Path):
+    assert staleness(read_notebook(path)) == []
+
+
+@each
+def test_no_path_of_a_machine_is_stored(path: Path):
+    text = path.read_text(encoding="utf-8")
+    for place in {str(ROOT), str(Path.home()), str(Path.cwd())} - {"/"}:
+        assert f"{place}/" not in text, f"{path.name} holds {place}"
+
+
+@each
+def test_figures_are_stored(path: Path):
+    """A reader on the web sees what the notebook shows: an image, a player or a chart."""
+    mimes = {
+        mime
+        for cell in code_cells(read_notebook(path))
+        for output in cell["outputs"]
+        for mime in output.get("data", ())
+    }
+    assert mimes & {"image/png", "image/svg+xml", "text/html"}
+
+
+@pytest.mark.parametrize("path", SETTINGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_settings_belong_to_a_notebook_and_fit_its_parameters(path: Path):
+    notebook = ROOT / "notebooks" / f"{path.stem}.ipynb"
+    values = read_settings(path, parameters_of(read_notebook(notebook)))
+    assert values, f"{path} sets nothing: remove it"
+    assert path.parent.name in ("full", "paper")
