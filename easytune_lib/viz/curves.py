@@ -1,0 +1,501 @@
+"""The workbench's curves, each drawn from one record and the keys its docstring names.
+
+Wherever a series ``key`` is read, ``key_low`` and ``key_high`` of the same length are drawn
+as a band around it if the record has them. ``width`` is the figure's, in inches:
+:data:`~easytune_lib.viz.style.COLUMN` or :data:`~easytune_lib.viz.style.PAGE`. ``paper`` holds
+digitised curves of the paper, drawn in light grey for comparison.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from easytune_lib.metrics.report import interval
+from easytune_lib.records import RunRecord
+from easytune_lib.viz.style import (
+    COLUMN,
+    GREY,
+    OKABE_ITO,
+    PAGE,
+    PaperFigure,
+    method_style,
+    styled,
+)
+
+Paper = Mapping[str, Sequence[int | float]]
+
+_METRICS = {
+    "r1": r"R@1 $\uparrow$",
+    "r2": r"R@2 $\uparrow$",
+    "r3": r"R@3 $\uparrow$",
+    "fid": r"FID $\downarrow$",
+    "mm_dist": r"MM-Dist $\downarrow$",
+    "diversity": "Diversity",
+    "reward": r"reward $\uparrow$",
+    "foot_skate": r"foot skating $\downarrow$",
+}
+
+
+@styled()
+def plot_gradient_norms(
+    record: RunRecord, paper: Paper | None = None, width: float = PAGE
+) -> Figure:
+    """Does the gradient vanish along the denoising steps, or is it divided away? (Fig. 3)
+
+    Three panels over denoising steps (0 is noise): norms as computed; the same divided by
+    the dimension, as the paper prints them; each step's share of the reward gradient.
+
+    Reads:
+        ``series["jacobian_norm"]``: per step, of ``J_i = d x_(i+1) / d x_i``.
+        ``series["product_norm"]``: per step, of the product from step i to the end.
+        ``series["jacobian_norm_divided"]``, ``series["product_norm_divided"]``: the same,
+        divided by the dimension (inside the product).
+        ``series["share/<method>"]``: per step, norm of its share of the reward gradient;
+        one series a method, zeros where a step is not recorded.
+
+    Args:
+        record: See above.
+        paper: ``step``, and ``jacobian_norm`` and ``product_norm`` or one of them, as in Fig. 3
+            (divided), where step 0 is the clean end: step s is drawn s steps before the end.
+        width: Inches.
+
+    Raises:
+        ValueError: A series is missing; says which there are.
+    """
+    steps = np.arange(len(_series(record, "jacobian_norm")))
+    fig, (raw, divided, shares) = _panels(width, 3)
+    jacobian = {"color": OKABE_ITO["sky"], "marker": "o", "label": r"$J_i$, one step"}
+    product = {"color": OKABE_ITO["black"], "marker": "s", "label": r"$\prod J$, step to end"}
+    for ax, suffix in ((raw, ""), (divided, "_divided")):
+        _line(ax, record, f"jacobian_norm{suffix}", steps, **jacobian)
+        _line(ax, record, f"product_norm{suffix}", steps, **product)
+    raw.set(title="as computed", ylabel="norm (identity = 1)")
+    raw.axhline(1, color=GREY, lw=0.6, ls=":", zorder=1)
+    divided.set(title="divided by the dimension", ylabel="norm / dimension")
+    lowest = float(_series(record, "product_norm_divided").min())
+    if lowest < 1e-12:
+        divided.set_ylim(1e-12, 10)
+        divided.annotate(
+            f"falls to 1e{np.log10(lowest):.0f}", (0.04, 0.08), xycoords="axes fraction",
+            fontsize=6.5, color=GREY,
+        )  # fmt: skip
+    if paper is not None:
+        ends = len(steps) - 1 - _numbers(paper, "step")
+        label = "paper, Fig. 3"
+        for key in ("jacobian_norm", "product_norm"):
+            if key in paper:
+                _paper(divided, ends, _numbers(paper, key), label)
+                label = "_"
+    methods = [key.removeprefix("share/") for key in record.series if key.startswith("share/")]
+    methods = [name for name in methods if not name.endswith(("_low", "_high"))]
+    if not methods:
+        raise ValueError(f'no series "share/<method>"; there are {sorted(record.series)}')
+    for name in methods:
+        total = _series(record, f"share/{name}").sum()
+        _line(shares, record, f"share/{name}", steps, scale=1 / total, **method_style(name))
+    shares.set(title="share of the reward gradient", ylabel="share (sum = 1)")
+    for ax in (raw, divided, shares):
+        _log_axis(ax)
+        _step_axis(ax, len(steps))
+    _legend_above(fig, width)
+    return fig
+
+
+@styled()
+def plot_noise_similarity(
+    record: RunRecord, paper: Paper | None = None, width: float = COLUMN
+) -> Figure:
+    """From which denoising step on does an encoder know the motion? (Fig. 4)
+
+    Cosine to the final clean motion over denoising steps (0 is noise), read from the noised
+    state and from the predicted clean one.
+
+    Reads:
+        ``series["x_t"]``, ``series["x0_hat"]``: per step, mean cosine; ``_low`` and ``_high``
+        for the interval. Several encoders: ``series["x_t/<encoder>"]`` and so on; each then
+        gets a panel.
+
+    Args:
+        record: See above.
+        paper: ``step`` and ``similarity`` (and ``image``, if wanted) as in Fig. 4, where step 0
+            is clean: they are drawn from the other end, stretched to the record's steps.
+        width: Inches.
+
+    Raises:
+        ValueError: There is no such series.
+    """
+    keys = [k for k in record.series if k.split("/")[0] in ("x_t", "x0_hat")]
+    keys = [k for k in keys if not k.endswith(("_low", "_high"))]
+    if not keys:
+        raise ValueError(f'no series "x_t" or "x0_hat"; there are {sorted(record.series)}')
+    encoders = list(dict.fromkeys(k.partition("/")[2] for k in keys))
+    fig, axes = _panels(width, len(encoders), sharey=True)
+    for ax, encoder in zip(axes, encoders, strict=True):
+        n = 0
+        for state in ("x_t", "x0_hat"):
+            key = f"{state}/{encoder}" if encoder else state
+            if key in record.series:
+                n = len(record.series[key])
+                _line(ax, record, key, np.arange(n), **method_style(state))
+        if paper is not None:
+            steps = _numbers(paper, "step")
+            steps = (1 - steps / steps.max()) * (n - 1)
+            for key, label in (("similarity", "paper, motion"), ("image", "paper, image")):
+                if key in paper:
+                    _paper(ax, steps, _numbers(paper, key), label, "-" if key != "image" else "--")
+        ax.set_title(encoder)
+        _step_axis(ax, n)
+    axes[0].set_ylabel("cosine to the final motion")
+    _legend_above(fig, width)
+    return fig
+
+
+@styled()
+def plot_reward_by_step(record: RunRecord, width: float = COLUMN) -> Figure:
+    """From which denoising step on does the reward know what the motion will be?
+
+    Reads:
+        ``series["x_t"]``, ``series["x0_hat"]``: per step, the reward of the decoded state that
+        came out, and of the clean estimate.
+
+    Args:
+        record: See above.
+        width: Inches.
+
+    Raises:
+        ValueError: A series is missing; says which there are.
+    """
+    fig, (ax,) = _panels(width, 1, ratio=0.72)
+    for state in ("x_t", "x0_hat"):
+        steps = np.arange(len(_series(record, state)))
+        _line(ax, record, state, steps, **method_style(state))
+        _step_axis(ax, len(steps))
+    ax.set_ylabel("reward (cosine)")
+    _legend_above(fig, width)
+    return fig
+
+
+@styled()
+def plot_reward_curves(
+    record: RunRecord, x: Literal["seconds", "updates"] = "seconds", width: float = COLUMN
+) -> Figure:
+    """Which method raises the reward fastest?
+
+    The running mean of the reward per method (window: a twentieth of the axis); mean over
+    seeds, the band from the lowest seed to the highest.
+
+    Reads:
+        ``tables["curves"]``: one row a run: ``method``, ``seed``, ``reward`` (a list, one
+        number an update).
+        ``machine["curve_seconds"]``: one list a row, in the same order: seconds since the
+        start at each update. Not needed for ``x="updates"``.
+
+    Args:
+        record: See above.
+        x: Seconds of fine-tuning, or optimizer updates.
+        width: Inches.
+
+    Raises:
+        ValueError: The table or the seconds are missing, or their lengths differ.
+    """
+    rows = _table(record, "curves", ("method", "seed", "reward"))
+    if x == "seconds":
+        seconds = record.machine.get("curve_seconds", [])
+        if [len(s) for s in seconds] != [len(row["reward"]) for row in rows]:
+            raise ValueError(
+                'machine["curve_seconds"] needs a list for each row of tables["curves"], as long '
+                'as its "reward"; or draw x="updates"'
+            )
+        at = [np.asarray(s, dtype=np.float64) for s in seconds]
+    else:
+        at = [np.arange(1.0, len(row["reward"]) + 1) for row in rows]
+    fig, (ax,) = _panels(width, 1, ratio=0.72)
+    span = max(float(a[-1]) for a in at)
+    for place, method in enumerate(_methods(rows)):
+        runs = [i for i, row in enumerate(rows) if row["method"] == method]
+        grid = np.linspace(0, max(at[i][-1] for i in runs), 81)[1:]
+        smooth = [_running_mean(grid, at[i], np.asarray(rows[i]["reward"], float), span / 20)
+                  for i in runs]  # fmt: skip
+        mean, style = np.mean(smooth, axis=0), method_style(method)
+        if len(runs) > 1:
+            low, high = np.min(smooth, axis=0), np.max(smooth, axis=0)
+            ax.fill_between(grid, low, high, color=style["color"], alpha=0.16, lw=0)
+        ax.plot(grid, mean, markevery=(6 + 2 * place, 16), zorder=4 - place / 99, **style)
+    ax.set(xlabel="seconds of fine-tuning" if x == "seconds" else "optimizer updates",
+           ylabel="reward (running mean)", xlim=(0, span * 1.02))  # fmt: skip
+    _legend_above(fig, width)
+    return fig
+
+
+@styled()
+def plot_method_table(
+    record: RunRecord, metrics: Sequence[str] = ("r1", "fid"), width: float = PAGE
+) -> Figure:
+    """Is a method better than the base model on the judge's metrics?
+
+    One panel a metric, one line a method: faint dots are its rows (training seeds), the large
+    one is their mean, the bar the mean's 95 % interval. The dashed line is the base model.
+
+    Reads:
+        ``tables["methods"]``: rows with ``method`` (one is "base"), and the metrics by key,
+        for instance ``r1``, ``fid``; one row a seed. Further columns are ignored.
+
+    Args:
+        record: See above.
+        metrics: Columns to show.
+        width: Inches.
+
+    Raises:
+        ValueError: The table, or a column in it, is missing.
+    """
+    rows = _table(record, "methods", ("method", *metrics))
+    methods = [m for m in _methods(rows) if m != "base"][::-1]
+    fig, axes = _panels(width, len(metrics), height=0.55 + 0.2 * len(methods), sharey=True)
+    for ax, metric in zip(axes, metrics, strict=True):
+        base = [row[metric] for row in rows if row["method"] == "base"]
+        if base:
+            ax.axvline(float(np.mean(base)), color=GREY, ls="--", lw=1)
+        for y, method in enumerate(methods):
+            values = np.array([row[metric] for row in rows if row["method"] == method])
+            color, marker = (method_style(method)[key] for key in ("color", "marker"))
+            ax.plot(values, np.full(len(values), y), ".", color=color, ms=3, alpha=0.4)
+            if len(values) > 1:
+                spread = interval(values.tolist())
+                ax.hlines(y, spread.low, spread.high, color=color, lw=1.4)
+            ax.plot(values.mean(), y, marker, color=color, ms=5)
+        ax.grid(axis="x")
+        ax.grid(axis="y", visible=False)
+        ax.set(xlabel=_METRICS.get(metric, metric), ylim=(-0.6, len(methods) - 0.4))
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.set_yticks(range(len(methods)), [method_style(m)["label"] for m in methods])
+        spec = ax.get_subplotspec()
+        ax.tick_params(axis="y", length=0, labelleft=spec is None or spec.is_first_col())
+    if any(row["method"] == "base" for row in rows):
+        mean = float(np.mean([row[metrics[0]] for row in rows if row["method"] == "base"]))
+        axes[0].annotate(
+            "base", (mean, 1), (2, 0), xycoords=("data", "axes fraction"),
+            textcoords="offset points", fontsize=6.5, color=GREY, va="top",
+        )  # fmt: skip
+    return fig
+
+
+@styled()
+def plot_memory(record: RunRecord, width: float = COLUMN) -> Figure:
+    """Does the memory for backpropagation grow with the number of recorded steps?
+
+    Reads:
+        ``tables["memory"]``: rows with ``method``, ``steps`` (recorded denoising steps),
+        ``saved_mib`` (held for backward at most, in 2**20 bytes).
+
+    Args:
+        record: See above.
+        width: Inches.
+
+    Raises:
+        ValueError: The table, or a column in it, is missing.
+    """
+    rows = _table(record, "memory", ("method", "steps", "saved_mib"))
+    fig, (ax,) = _panels(width, 1, ratio=0.72)
+    _memory_lines(ax, rows)
+    _legend_above(fig, width)
+    return fig
+
+
+@styled()
+def plot_backbone_cost(record: RunRecord, width: float = PAGE) -> Figure:
+    """Does step-wise tuning save memory on every kind of base model?
+
+    Two panels a base model: memory against recorded steps, and each method in its setting.
+
+    Reads:
+        ``tables["memory"]``: rows with ``base``, ``method``, ``saved_mib`` (held for backward at
+        most, in 2**20 bytes).
+        ``tables["memory_by_k"]``: rows with ``base``, ``method``, ``steps``, ``saved_mib``.
+
+    Args:
+        record: See above.
+        width: Inches.
+
+    Raises:
+        ValueError: A table, or a column in it, is missing.
+    """
+    settings = _table(record, "memory", ("base", "method", "saved_mib"))
+    lines = _table(record, "memory_by_k", ("base", "method", "steps", "saved_mib"))
+    bases = list(dict.fromkeys(row["base"] for row in settings))
+    methods = _methods(settings)[::-1]
+    fig, axes = _panels(width, 2 * len(bases), height=1.75)
+    for base, by_k, dots in zip(bases, axes[::2], axes[1::2], strict=True):
+        _memory_lines(by_k, [row for row in lines if row["base"] == base])
+        by_k.set_title(base.upper())
+        for row in (row for row in settings if row["base"] == base):
+            color, marker = (method_style(row["method"])[key] for key in ("color", "marker"))
+            y = methods.index(row["method"])
+            dots.hlines(y, 0, row["saved_mib"], color=color, lw=1.2)
+            dots.plot(row["saved_mib"], y, marker, color=color, ms=4.5)
+        dots.set(xlabel="held for backward (MiB)", xlim=(0, None), ylim=(-0.6, len(methods) - 0.4))
+        dots.set_yticks(range(len(methods)), [method_style(m)["label"] for m in methods])
+        dots.tick_params(axis="y", length=0)
+        dots.grid(visible=False)
+    return fig
+
+
+@styled()
+def plot_retrieval(record: RunRecord, width: float = PAGE) -> Figure:
+    """Does SPL make the reward find the right motion, and the right caption, more often?
+
+    Reads:
+        ``tables["retrieval"]``: rows with ``model`` ("before", "after SPL", "after plain" ...),
+        ``direction`` ("t2m" or "m2t"), ``k`` and ``recall`` (0 to 1, in the ``k`` best);
+        several rows of one kind (seeds) are drawn as mean and range.
+
+    Args:
+        record: See above.
+        width: Inches.
+
+    Raises:
+        ValueError: The table, or a column in it, is missing.
+    """
+    rows = _table(record, "retrieval", ("model", "direction", "k", "recall"))
+    titles = {"t2m": "text to motion", "m2t": "motion to text"}
+    directions = [d for d in titles if any(row["direction"] == d for row in rows)]
+    fig, axes = _panels(width, len(directions), sharey=True)
+    ranks = sorted({row["k"] for row in rows})
+    for ax, direction in zip(axes, directions, strict=True):
+        for model in dict.fromkeys(row["model"] for row in rows):
+            chosen = [r for r in rows if (r["model"], r["direction"]) == (model, direction)]
+            found = [[r["recall"] for r in chosen if r["k"] == k] for k in ranks]
+            shown = [i for i, values in enumerate(found) if values]
+            mean = [100 * float(np.mean(found[i])) for i in shown]
+            style = method_style(model)
+            ax.plot(shown, mean, **style)
+            ends = [[100 * edge(found[i]) for i in shown] for edge in (min, max)]
+            ax.fill_between(shown, *ends, color=style["color"], alpha=0.16, lw=0)
+        ax.set_xticks(range(len(ranks)), [f"R@{k}" for k in ranks])
+        ax.set_title(titles[direction])
+    axes[0].set_ylabel("right one found (%)")
+    axes[0].legend(loc="upper left")
+    return fig
+
+
+def _panels(
+    width: float,
+    count: int,
+    ratio: float = 0.78,
+    height: float | None = None,
+    sharey: bool = False,
+) -> tuple[Figure, list[Axes]]:
+    """Panels side by side on a page, one below the other in a column."""
+    across = count if width > 1.2 * COLUMN or count == 1 else 1
+    down = -(-count // across)
+    each = height or (ratio if down == 1 else 0.6) * min(width / across, COLUMN)
+    fig = PaperFigure(width, down * each)
+    axes = fig.subplots(down, across, sharey=sharey and across > 1, squeeze=False)
+    return fig, list(axes.flat)
+
+
+def _memory_lines(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    for place, method in enumerate(_methods(rows)):
+        points = sorted((r["steps"], r["saved_mib"]) for r in rows if r["method"] == method)
+        ax.plot(*zip(*points, strict=True), zorder=4 - place / 99, **method_style(method))
+    ax.set(xlabel="recorded denoising steps", ylabel="held for backward (MiB)")
+    ax.set(xlim=(0, None), ylim=(0, None))
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def _line(
+    ax: Axes,
+    record: RunRecord,
+    key: str,
+    x: np.ndarray,
+    scale: float = 1.0,
+    **style: Any,
+) -> None:
+    """One series with its band; zeros are left out, since axes may be logarithmic."""
+    y = _series(record, key) * scale
+    if len(y) != len(x):
+        raise ValueError(f'series "{key}" has {len(y)} numbers, {len(x)} are expected')
+    every = max(1, len(x) // 10)
+    ax.plot(x, np.where(y != 0, y, np.nan), markevery=every, **style)
+    if f"{key}_low" in record.series and f"{key}_high" in record.series:
+        low, high = (_series(record, f"{key}_{end}") * scale for end in ("low", "high"))
+        ax.fill_between(x, low, high, color=style["color"], alpha=0.18, lw=0)
+
+
+def _paper(
+    ax: Axes,
+    x: Float[np.ndarray, " points"],
+    y: Float[np.ndarray, " points"],
+    label: str,
+    linestyle: str = "-",
+) -> None:
+    style = method_style("paper") | {"label": label, "linestyle": linestyle}
+    ax.plot(x, np.where(y > 0, y, np.nan), lw=2.2, zorder=1, **style)
+
+
+def _step_axis(ax: Axes, n: int) -> None:
+    ax.set(xlabel="denoising step (0 = noise)", xlim=(-0.5, n - 0.5))
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def _log_axis(ax: Axes) -> None:
+    """Logarithmic, with plain numbers where the range is small."""
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    if high / low < 50:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend_above(fig: Figure, width: float) -> None:
+    """One legend for all panels."""
+    found = {}
+    for ax in fig.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    columns = min(len(found), 3 if width <= 1.2 * COLUMN else 6)
+    fig.legend(found.values(), found.keys(), loc="outside upper center", ncols=columns)
+
+
+def _running_mean(
+    grid: Float[np.ndarray, " points"],
+    at: Float[np.ndarray, " updates"],
+    values: Float[np.ndarray, " updates"],
+    window: float,
+) -> Float[np.ndarray, " points"]:
+    """Mean of the values in the window that ends at each point of the grid."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    last = np.maximum(np.searchsorted(at, grid, side="right"), 1)
+    first = np.minimum(np.searchsorted(at, grid - window, side="right"), last - 1)
+    return (total[last] - total[first]) / (last - first)
+
+
+def _methods(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["method"] for row in rows))
+
+
+def _series(record: RunRecord, key: str) -> Float[np.ndarray, " steps"]:
+    if key not in record.series:
+        raise ValueError(f'record {record.run_id} has no series "{key}": {sorted(record.series)}')
+    return np.asarray(record.series[key], dtype=np.float64)
+
+
+def _numbers(paper: Paper, key: str) -> Float[np.ndarray, " points"]:
+    if key not in paper:
+        raise ValueError(f'`paper` has no "{key}": {sorted(paper)}')
+    return np.asarray(paper[key], dtype=np.float64)
+
+
+def _table(record: RunRecord, key: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+    rows = record.tables.get(key, [])
+    if not rows:
+        raise ValueError(f'record {record.run_id} has no table "{key}": {sorted(record.tables)}')
+    for i, row in enumerate(rows):
+        if missing := [column for column in columns if column not in row]:
+            raise ValueError(f'row {i} of table "{key}" lacks {missing}: it has {sorted(row)}')
+    return rows

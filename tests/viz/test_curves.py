@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from easytune_lib.records import RunRecord
+from easytune_lib.viz import curves
+from easytune_lib.viz.style import COLUMN, PAGE, method_style
+
+STEPS = 8
+METHODS = ("EasyTune", "DRaFT-10", "ReFL")
+
+
+def record() -> RunRecord:
+    rng = np.random.default_rng(0)
+    product = 0.9 ** np.arange(STEPS, 0, -1)
+    series = {
+        "jacobian_norm": np.full(STEPS, 0.9),
+        "jacobian_norm_low": np.full(STEPS, 0.8),
+        "jacobian_norm_high": np.full(STEPS, 1.0),
+        "product_norm": product,
+        "jacobian_norm_divided": np.full(STEPS, 0.01),
+        "product_norm_divided": 1e-3 ** np.arange(STEPS, 0, -1),
+        "share/DRaFT-10": np.r_[np.zeros(STEPS - 3), 1, 2, 4],
+        "share/EasyTune": np.ones(STEPS),
+        "x_t": np.linspace(0, 1, STEPS),
+        "x0_hat": np.linspace(0.5, 1, STEPS),
+    }
+    tables = {
+        "curves": [
+            {"method": m, "seed": s, "reward": rng.normal(size=50).tolist()}
+            for m in METHODS
+            for s in (0, 1)
+        ],
+        "methods": [
+            {"method": m, "seed": s, "r1": rng.random(), "fid": rng.random()}
+            for m in ("base", *METHODS)
+            for s in (0, 1)
+        ],
+        "memory": [
+            {"method": m, "steps": k, "saved_mib": 10.0 * (k if m == "DRaFT-10" else 1)}
+            for m in METHODS
+            for k in (5, 1, 10)
+        ],
+        "retrieval": [
+            {"model": m, "direction": d, "k": k, "recall": 0.5 + 0.04 * k}
+            for m in ("before", "after plain", "after SPL")
+            for d in ("t2m", "m2t")
+            for k in (1, 3, 10)
+        ],
+    }
+    seconds = [np.arange(1.0, 51.0).tolist() for _ in tables["curves"]]
+    plain = {key: [float(v) for v in values] for key, values in series.items()}
+    tables["memory_by_k"] = [row | {"base": "mdm"} for row in tables["memory"]]
+    tables["memory"] = [row | {"base": "mdm"} for row in tables["memory"]]
+    return RunRecord("demo", {}, series=plain, tables=tables, machine={"curve_seconds": seconds})
+
+
+RECORD = record()
+PLOTS = {
+    "gradient_norms": {"paper": {"step": [0, 1, 5], "product_norm": [1.0, 0.3, 0.0]}},
+    "noise_similarity": {"paper": {"step": [0, 15], "similarity": [1.0, 0.5]}},
+    "reward_curves": {},
+    "method_table": {},
+    "memory": {},
+    "reward_by_step": {},
+    "backbone_cost": {},
+    "retrieval": {},
+}
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_each_fits_its_width_with_words_on_its_axes(name):
+    draw = getattr(curves, f"plot_{name}")
+    assert draw(RECORD, **PLOTS[name], width=PAGE).get_figwidth() == PAGE
+    fig = draw(RECORD, **PLOTS[name], width=COLUMN)
+    assert isinstance(fig, Figure) and fig.get_figwidth() == COLUMN
+    fig.draw_without_rendering()
+    for ax in fig.axes:
+        box = ax.get_tightbbox()
+        assert box.x0 > -2 and box.x1 < fig.bbox.width + 2  # pixels
+        assert ax.get_xlabel() or name == "retrieval"  # R@1 ... say it themselves
+
+
+def lines(ax) -> dict[str, np.ndarray]:
+    return {line.get_label(): np.asarray(line.get_ydata(), float) for line in ax.lines}
+
+
+def test_shares_add_up_to_one_and_steps_not_recorded_are_left_out():
+    shares = lines(curves.plot_gradient_norms(RECORD).axes[2])
+    assert set(shares) == {"DRaFT-10", "EasyTune"}
+    for share in shares.values():
+        assert np.nansum(share) == pytest.approx(1)
+    assert np.isnan(shares["DRaFT-10"][: STEPS - 3]).all()
+
+
+def test_the_papers_clean_end_lies_at_the_last_step():
+    ax = curves.plot_gradient_norms(RECORD, **PLOTS["gradient_norms"]).axes[1]
+    (paper,) = [line for line in ax.lines if line.get_label() == "paper, Fig. 3"]
+    assert paper.get_xdata()[0] == STEPS - 1 and paper.get_color() == method_style("paper")["color"]
+    ax = curves.plot_noise_similarity(RECORD, **PLOTS["noise_similarity"]).axes[0]
+    (paper,) = [line for line in ax.lines if line.get_label() == "paper, motion"]
+    assert paper.get_xdata().tolist() == [STEPS - 1, 0]
+
+
+def test_reward_is_a_running_mean_over_seconds_or_updates():
+    constant = [{"method": "EasyTune", "seed": 0, "reward": [2.0] * 30}]
+    flat = RunRecord("demo", {}, tables={"curves": constant})
+    fig = curves.plot_reward_curves(flat, x="updates")
+    assert np.allclose(lines(fig.axes[0])["EasyTune"], 2.0)
+    with pytest.raises(ValueError, match="curve_seconds"):
+        curves.plot_reward_curves(flat)
+
+
+def test_memory_is_drawn_from_few_steps_to_many():
+    drawn = lines(curves.plot_memory(RECORD).axes[0])
+    assert drawn["EasyTune"].tolist() == [10, 10, 10]
+    assert drawn["DRaFT-10"].tolist() == [10, 50, 100]
+
+
+def test_dots_are_means_and_base_is_a_line():
+    ax = curves.plot_method_table(RECORD, metrics=("r1",)).axes[0]
+    mean = {m: np.mean([r["r1"] for r in RECORD.tables["methods"] if r["method"] == m])
+            for m in ("base", *METHODS)}  # fmt: skip
+    xs = [float(np.mean(line.get_xdata())) for line in ax.lines]
+    for value in mean.values():
+        assert np.isclose(xs, value).any()
+    assert [t.get_text() for t in ax.get_yticklabels()] == list(METHODS[::-1])
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_a_missing_key_is_named(name):
+    with pytest.raises(ValueError, match=r"no (series|table)"):
+        getattr(curves, f"plot_{name}")(RunRecord("demo", {}))

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from matplotlib.collections import PolyCollection
+from viz_walking import walking
+
+from easytune_lib.motion.skeleton import HUMANML3D, KIT
+from easytune_lib.viz.motion import plot_pair, plot_path, plot_strip
+from easytune_lib.viz.style import PAGE
+
+
+def polygons(fig):
+    ax = fig.axes[0]
+    bodies = [c for c in ax.collections if isinstance(c, PolyCollection) and c.get_zorder() == 3]
+    return ax, np.concatenate([p.vertices for c in bodies for p in c.get_paths()])
+
+
+@pytest.mark.parametrize("skeleton", [HUMANML3D, KIT])
+@pytest.mark.parametrize("draw", [plot_strip, plot_path])
+def test_everything_drawn_is_inside_the_figure(draw, skeleton):
+    fig = draw(walking(60, skeleton), n=6)
+    ax, drawn = polygons(fig)
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    assert left <= drawn[:, 0].min() and drawn[:, 0].max() <= right
+    assert low <= drawn[:, 1].min() and drawn[:, 1].max() <= high
+    assert fig.get_figwidth() == PAGE
+
+
+def test_a_metre_is_a_metre_in_both_directions():
+    fig = plot_strip(walking(60), n=8)
+    ax = fig.axes[0]
+    width, height = ax.get_position().width * PAGE, ax.get_position().height * fig.get_figheight()
+    across, up = np.ptp(ax.get_xlim()), np.ptp(ax.get_ylim())
+    assert width / across == pytest.approx(height / up, rel=1e-6)
+
+
+def test_bodies_fill_the_strip():
+    """A figure that is there to show a person shows the person, not the paper."""
+    fig = plot_strip(walking(60), n=8)
+    ax, drawn = polygons(fig)
+    assert np.ptp(drawn[:, 1]) > 0.75 * np.ptp(ax.get_ylim())
+
+
+def test_times_are_seconds_from_the_first_to_the_last_frame():
+    labels = [t.get_text() for t in plot_strip(walking(41), n=3).axes[0].texts]
+    assert labels == ["0.0 s", "1.0 s", "2.0 s"]
+
+
+def test_a_pair_shares_times_and_leaves_what_has_ended_empty():
+    fig = plot_pair(walking(60), walking(21), names=("base", "EasyTune"), n=5)
+    texts = [t.get_text() for t in fig.axes[0].texts]
+    assert texts.count("0.0 s") == 2 and texts.count("3.0 s") == 1
+    assert {"base", "EasyTune"} <= set(texts)
+
+
+def test_more_poses_than_frames_are_refused():
+    with pytest.raises(ValueError, match="5 frames, got 8"):
+        plot_strip(walking(5))

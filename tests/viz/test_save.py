@@ -1,0 +1,75 @@
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from easytune_lib.records import RunRecord
+from easytune_lib.viz.save import save_figure
+from easytune_lib.viz.style import COLUMN, PaperFigure, styled
+
+RECORD = RunRecord("demo", {"k": 10})
+KINDS = ("pdf", "svg", "png", "json")
+
+
+@styled()
+def drawn() -> Figure:
+    fig = PaperFigure(COLUMN, 1.5)
+    ax = fig.subplots()
+    ax.plot([0, 1, 2], [1, 3, 2], marker="o", label=r"$\hat{x}_0$ and $\alpha$")
+    ax.set(xlabel="denoising step", ylabel="reward")
+    fig.legend(loc="outside upper center")
+    return fig
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("figures")
+    data = {"x": np.arange(3), "y": [1.0, np.nan], "n": np.float32(2)}
+    path = save_figure(drawn(), "demo", folder / "deep", RECORD, data, "A caption.")
+    return path
+
+
+def test_four_files_are_written_and_nothing_else(saved):
+    assert saved.name == "demo.pdf"
+    assert {p.name for p in saved.parent.iterdir()} == {f"demo.{kind}" for kind in KINDS}
+    starts = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG", "json": b"{"}
+    for kind, start in starts.items():
+        assert saved.with_suffix(f".{kind}").read_bytes().startswith(start)
+
+
+def test_saving_again_gives_the_same_bytes(saved, tmp_path):
+    fig, data = drawn(), json.loads(saved.with_suffix(".json").read_text())["data"]
+    fig._repr_png_()  # shown in between
+    for _ in range(2):  # the figure is left as it was
+        save_figure(fig, "demo", tmp_path, RECORD, data, "A caption.")
+        for kind in KINDS:
+            assert (tmp_path / f"demo.{kind}").read_bytes() == saved.with_suffix(
+                f".{kind}"
+            ).read_bytes(), kind
+
+
+def test_no_type_3_fonts_and_no_dates(saved):
+    pdf = saved.read_bytes()
+    assert b"/Type3" not in pdf and b"/CIDFontType2" in pdf and b"CreationDate" not in pdf
+    assert b"<dc:date>" not in saved.with_suffix(".svg").read_bytes()
+
+
+def test_the_data_and_the_runs_stand_beside_the_figure(saved):
+    content = json.loads(saved.with_suffix(".json").read_text())
+    assert content == {
+        "name": "demo",
+        "runs": [RECORD.run_id],
+        "caption": "A caption.",
+        "data": {"x": [0, 1, 2], "y": [1.0, None], "n": 2.0},
+    }
+
+
+def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="name"):
+        save_figure(drawn(), "../demo", tmp_path, RECORD, {})
+    with pytest.raises(ValueError, match="no record"):
+        save_figure(drawn(), "demo", tmp_path, [], {})
+    with pytest.raises(ValueError, match=r"data\.a holds a set"):
+        save_figure(drawn(), "demo", tmp_path, RECORD, {"a": {1}})
+    assert not list(tmp_path.iterdir())
