@@ -8,7 +8,8 @@ import torch
 from easytune_lib.plan import GradientPlan
 
 
-def _last(k: int, n_steps: int) -> frozenset[int]:
+def _last(k: int | None, n_steps: int) -> frozenset[int]:
+    k = n_steps if k is None else k
     if not 1 <= k <= n_steps:
         raise ValueError(f"k is 1 to n_steps={n_steps}, got {k}")
     return frozenset(range(n_steps - k, n_steps))
@@ -26,22 +27,23 @@ class EasyTune:
     on with the new weights (the paper's Fig. 5, released code's ``ft_mld.py``).
 
     Args:
-        k: Rewarded steps.
+        k: Rewarded steps; ``None`` is every step.
         steps: Where they lie: the ``last`` k (the released code), every n-th (``strided``;
             ours: k nearly independent updates a trajectory), or ``random`` ones, drawn anew
             for each batch (Eq. 6 reads t ~ U(0, T); with k = 1 its unbiased sampling).
     """
 
-    k: int = 50
+    k: int | None = None
     steps: Literal["last", "strided", "random"] = "last"
 
     def plan(self, n_steps: int, rng: torch.Generator) -> GradientPlan:
         """The plan of one batch."""
         rewarded = _last(self.k, n_steps)
+        k = len(rewarded)
         if self.steps == "strided":
-            rewarded = frozenset(n_steps - 1 - i * n_steps // self.k for i in range(self.k))
+            rewarded = frozenset(n_steps - 1 - i * n_steps // k for i in range(k))
         elif self.steps == "random":
-            rewarded = frozenset(torch.randperm(n_steps, generator=rng)[: self.k].tolist())
+            rewarded = frozenset(torch.randperm(n_steps, generator=rng)[:k].tolist())
         return GradientPlan(recorded=rewarded, rewarded=rewarded, detach_state=True)
 
 
@@ -49,11 +51,11 @@ class EasyTune:
 class DRaFT:
     """Reward the final motion; backpropagate through the last ``k`` steps (Clark et al., 2024).
 
-    Deviations: all weights are tuned instead of LoRA, without gradient checkpointing, as in
+    ``None`` is the whole chain. Deviations: all weights are tuned instead of LoRA, without gradient checkpointing, as in
     the comparison of Tan et al.
     """
 
-    k: int = 50
+    k: int | None = None
 
     def plan(self, n_steps: int, rng: torch.Generator) -> GradientPlan:
         """The plan of one batch."""

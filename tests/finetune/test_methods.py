@@ -16,7 +16,8 @@ from easytune_lib.protocols import Denoiser, FineTuneMethod, Prompts
 METHODS = [
     DRaFT(1), DRaFT(3), DRaFT(STEPS), EasyTune(1), EasyTune(4), EasyTune(STEPS),
     EasyTune(3, "strided"), EasyTune(2, "random"), ReFL(1), ReFL(4), AlignProp(),
-    AlignProp(0.01), DRTune(4, 3), DRTune(STEPS, 1), DRTune(1, STEPS),
+    AlignProp(0.01), DRTune(4, 3), DRTune(STEPS, 1), DRTune(1, STEPS), DRaFT(), EasyTune(),
+    EasyTune(steps="strided"), EasyTune(steps="random"),
 ]  # fmt: skip
 
 
@@ -53,6 +54,15 @@ def test_which_steps_each_method_takes():
     plans = [AlignProp().plan(8, rng(s)) for s in range(100)]
     share = sum(len(p.recorded) for p in plans) / (100 * 8)
     assert 0.43 < share < 0.57 and all(p.rewarded == last for p in plans)
+
+
+@pytest.mark.parametrize("n_steps", [1, 8, 50])
+def test_without_k_every_step_counts_at_any_number_of_steps(n_steps):
+    assert DRaFT().plan(n_steps, rng()) == DRaFT(n_steps).plan(n_steps, rng())
+    for steps in ("last", "strided", "random"):
+        every = EasyTune(steps=steps).plan(n_steps, rng())
+        assert every == EasyTune(n_steps).plan(n_steps, rng())
+    assert asdict(EasyTune(10)) == {"k": 10, "steps": "last"} and asdict(DRaFT(10)) == {"k": 10}
 
 
 def test_random_choices_cover_their_window():
