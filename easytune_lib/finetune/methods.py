@@ -51,8 +51,8 @@ class EasyTune:
 class DRaFT:
     """Reward the final motion; backpropagate through the last ``k`` steps (Clark et al., 2024).
 
-    ``None`` is the whole chain. Deviations: all weights are tuned instead of LoRA, without gradient checkpointing, as in
-    the comparison of Tan et al.
+    ``None`` is the whole chain. Deviations: all weights are tuned instead of LoRA, without
+    gradient checkpointing, as in the comparison of Tan et al.
     """
 
     k: int | None = None
