@@ -36,7 +36,7 @@ class MDM(Denoiser):
             "features": features, "dim": dim, "layers": layers, "patch": patch,
             "text_dim": text_dim, "max_frames": max_frames,
         }  # fmt: skip
-        self.patch = patch
+        self.patch, self.max_frames = patch, max_frames
         self.read = nn.Linear(patch * features, dim)
         self.position = nn.Parameter(0.02 * torch.randn(max_frames // patch + 2, dim))
         self.time, self.text = TimeEmbedding(dim), nn.Linear(text_dim, dim)
@@ -51,7 +51,16 @@ class MDM(Denoiser):
         t: Int[Tensor, " batch"],
         prompts: Prompts,
     ) -> Float[Tensor, "batch frames features"]:
-        """See :meth:`Denoiser.forward`; zero where padded."""
+        """See :meth:`Denoiser.forward`; zero where padded.
+
+        Raises:
+            ValueError: Motions are longer than ``max_frames``, or no multiple of ``patch``.
+        """
+        if x_t.shape[1] > self.max_frames:
+            raise ValueError(
+                f"motions of {x_t.shape[1]} frames, this MDM makes at most {self.max_frames}: "
+                "ask for shorter ones, or train it with a larger max_frames"
+            )
         mask = prompts.mask
         time, text = self.time(t), self.text(prompts.text.sentence)
         tokens = self.read(patches(x_t, self.patch)) + (time + text)[:, None]

@@ -40,7 +40,7 @@ class VAE(nn.Module):
             "latent_dim": latent_dim, "patch": patch, "max_frames": max_frames,
         }  # fmt: skip
         self.patch, self.latents, self.latent_dim = patch, latents, latent_dim
-        tokens = max_frames // patch
+        self.max_frames, tokens = max_frames, max_frames // patch
         self.read = nn.Linear(patch * features, dim)
         self.read_position = nn.Parameter(0.02 * torch.randn(tokens, dim))
         self.global_tokens = nn.Parameter(0.02 * torch.randn(2 * latents, dim))
@@ -63,7 +63,12 @@ class VAE(nn.Module):
     def encode(
         self, motion: Float[Tensor, "batch frames features"], mask: Bool[Tensor, "batch frames"]
     ) -> tuple[Float[Tensor, "batch latents dim"], Float[Tensor, "batch latents dim"]]:
-        """Mean and log-variance of the scaled latent."""
+        """Mean and log-variance of the scaled latent.
+
+        Raises:
+            ValueError: Motions are longer than ``max_frames``, or no multiple of ``patch``.
+        """
+        self._check(motion.shape[1])
         tokens = self.read(patches(self.normalise(motion, mask), self.patch))
         tokens = tokens + self.read_position[: tokens.shape[1]]
         front = self.global_tokens.expand(len(motion), -1, -1)
@@ -75,7 +80,12 @@ class VAE(nn.Module):
     def decode_normalised(
         self, latent: Float[Tensor, "batch latents dim"], mask: Bool[Tensor, "batch frames"]
     ) -> Float[Tensor, "batch frames features"]:
-        """The scaled latent to normalised features, zero where padded."""
+        """The scaled latent to normalised features, zero where padded.
+
+        Raises:
+            ValueError: Motions longer than ``max_frames`` are asked for.
+        """
+        self._check(mask.shape[1])
         front = self.from_latent(latent * self.scale) + self.latent_position
         queries = self.queries[: mask.shape[1] // self.patch].expand(len(latent), -1, -1)
         keep = with_tokens(mask[:, :: self.patch], self.latents)
@@ -86,6 +96,13 @@ class VAE(nn.Module):
         """The scaled latent to physical features, zero where padded."""
         mask = prompts.mask
         return (self.decode_normalised(latent, mask) * self.std + self.mean) * mask[..., None]
+
+    def _check(self, frames: int) -> None:
+        if frames > self.max_frames:
+            raise ValueError(
+                f"motions of {frames} frames, this VAE knows at most {self.max_frames}: "
+                "cut them or ask for shorter ones, or train it with a larger max_frames"
+            )
 
 
 class LatentDenoiser(Denoiser):

@@ -90,6 +90,13 @@ def test_config_rebuilds_the_same_network(mdm, prompts, motion, tmp_path):
     assert torch.equal(twin.mean, mdm.mean)
 
 
+def test_a_motion_longer_than_it_knows_is_refused(mdm):
+    t = torch.tensor([1])
+    assert mdm(torch.zeros(1, 16, 6), t, Prompts(text(1), torch.tensor([16]))).shape[1] == 16
+    with pytest.raises(ValueError, match="motions of 18 frames, this MDM makes at most 16: ask"):
+        mdm(torch.zeros(1, 18, 6), t, Prompts(text(1), torch.tensor([18])))
+
+
 def test_a_motion_that_is_no_whole_number_of_tokens_is_refused(mdm):
     with pytest.raises(ValueError, match="7 frames do not divide into tokens of 2"):
         mdm(torch.zeros(1, 7, 6), torch.tensor([1]), Prompts(text(1), torch.tensor([7])))

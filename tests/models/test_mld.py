@@ -123,6 +123,16 @@ def test_configs_rebuild_the_same_networks(vae, denoiser, prompts, tmp_path):
     assert torch.equal(twins[1](latent, t, prompts), denoiser(latent, t, prompts))
 
 
+def test_motions_longer_than_it_knows_are_refused(vae):
+    longest, longer = torch.ones(1, 16, dtype=torch.bool), torch.ones(1, 18, dtype=torch.bool)
+    latent, _ = vae.encode(torch.zeros(1, 16, 6), longest)
+    assert vae.decode_normalised(latent, longest).shape == (1, 16, 6)
+    with pytest.raises(ValueError, match="motions of 18 frames, this VAE knows at most 16: cut"):
+        vae.encode(torch.zeros(1, 18, 6), longer)
+    with pytest.raises(ValueError, match="motions of 18 frames, this VAE knows at most 16: cut"):
+        vae.decode_normalised(latent, longer)
+
+
 def test_long_skips_need_an_odd_number_of_layers():
     with pytest.raises(ValueError, match="odd number of layers, got 4"):
         VAE(**VAE_SIZE | {"layers": 4})
