@@ -28,7 +28,9 @@ def assign_roles(corpus: Corpus, unseen: int = 30, per_label: int = 2, seed: int
     """Divide a corpus into roles; depends on clip ids and ``seed`` alone.
 
     Args:
-        corpus: With splits train, val and test; labels may be unknown (``""``).
+        corpus: With splits train, val and test; labels may be unknown (``""``). Clips without
+            one are never asked, except that where no label is known, validation and test are
+            the whole splits val and test, and nothing is unseen.
         unseen: Labels "content|style" held out as a compositional test: each content and
             each style of theirs is still seen, in other pairs. 0 where labels are unknown.
         per_label: Prompts a label; four times as many of an unseen one, from clips of any
@@ -36,6 +38,9 @@ def assign_roles(corpus: Corpus, unseen: int = 30, per_label: int = 2, seed: int
             (single recordings) are shared out between validation and test, and asked with a
             training clip's caption and length.
         seed: Of the choice of unseen labels.
+
+    Raises:
+        ValueError: The corpus lacks one of the three splits.
     """
     held = _compositional(corpus, unseen, seed)
     train = corpus.split("train")
@@ -73,8 +78,8 @@ def assign_roles(corpus: Corpus, unseen: int = 30, per_label: int = 2, seed: int
         base=tuple(clip for clip in train if clip.label not in held),
         reward=tuple(clip for clip in halves[0] if clip.label not in held),
         judge=tuple(halves[1]),
-        validation=prompts("validation", per_label),
-        test=prompts("test", per_label),
+        validation=prompts("validation", per_label) if labels else corpus.split("val"),
+        test=prompts("test", per_label) if labels else corpus.split("test"),
         unseen=prompts("unseen", 4 * per_label),
     )
 
