@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,14 +32,18 @@ from easytune_lib.storage import (
     save_tensors,
     unpack_optimizer,
 )
-from easytune_lib.workbench import Workbench, judged, open_workbench
+from easytune_lib.workbench import Base, Workbench, judged, open_workbench
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run is; equal runs have equal ids and are done once."""
+    """What one run is; equal runs have equal ids and are done once.
 
-    base: Literal["mdm", "mld"]
+    Raises:
+        ValueError: Not exactly one of the budgets ``seconds`` and ``updates`` is given.
+    """
+
+    base: Base
     weights: str  # digest of the bench's files, so that records of other weights never mix
     label: str  # the method's name in figures
     method: FineTuneMethod
@@ -92,6 +96,14 @@ def tuned(bench: Workbench, run: Run, scratch: Path) -> Iterator[Progress]:
 
     A run whose record exists is done: nothing is yielded. A killed run goes on from the last
     whole batch that it saved, about every 20 seconds.
+
+    Args:
+        bench: With the weights that the run is for.
+        run: What to do.
+        scratch: For the record, the tuned weights and, until then, the state of the run.
+
+    Raises:
+        ValueError: The bench has other weights, or not the prompts that are to be judged.
     """
     if _record(run, scratch) is not None:
         return
@@ -133,7 +145,14 @@ def tuned(bench: Workbench, run: Run, scratch: Path) -> Iterator[Progress]:
 def finished_record(
     bench: Workbench, model: MotionDiffusion, run: Run, curve: dict[str, list[float]]
 ) -> RunRecord:
-    """The record of a tuned (or untouched) model: its curve and what the judge says."""
+    """The record of a tuned (or untouched) model: its curve and what the judge says.
+
+    Args:
+        bench: Whose judge and prompts.
+        model: What is judged.
+        run: Says on which splits, prompts and noise.
+        curve: Reward, seconds, gradient norm and step of each update; may be empty.
+    """
     rows = [
         {"split": split, "noise_seed": noise, **judged(bench, model, split, noise, run.prompts)}
         for split in run.splits
@@ -151,7 +170,11 @@ def finished_record(
 
 
 def load_tuned(bench: Workbench, run: Run, scratch: Path) -> MotionDiffusion:
-    """The model that a finished run left."""
+    """The model that a finished run left.
+
+    Raises:
+        ValueError: There are no such weights in ``scratch``, or they do not fit the bench.
+    """
     path = scratch / run.record_id / "tuned.safetensors"
     tensors, _ = load_tensors(path)
     denoiser = deepcopy(bench.model.denoiser)
@@ -201,6 +224,9 @@ def run_all(
         scratch: For records, tuned weights and the state of runs under way.
         report: Is given a line when a run begins or ends, with the time left.
         workers: Processes of one thread each, so that all runs compute at the same pace.
+
+    Raises:
+        ValueError: A run failed; the others are done first.
     """
     missing = [run for run in planned if _record(run, scratch) is None]
     done, began = len(planned) - len(missing), time.monotonic()
@@ -241,7 +267,14 @@ def score_rows(planned: Sequence[Run], records: Sequence[RunRecord]) -> list[dic
 def base_rows(
     bench: Workbench, splits: Sequence[str], noise_seeds: int, prompts: int = 0
 ) -> list[dict[str, Any]]:
-    """What the judge says of the untouched base, under the same noise."""
+    """What the judge says of the untouched base, under the same noise.
+
+    Args:
+        bench: Whose base.
+        splits: As of the runs.
+        noise_seeds: Generations a prompt, as of the runs.
+        prompts: At most so many a split, as of the runs.
+    """
     return [
         {"method": "base", "seed": 0, "lr": 0.0, "split": split, "noise_seed": noise,
          **judged(bench, bench.model, split, noise, prompts)}
@@ -257,6 +290,11 @@ def summary(
 
     Every training seed is judged under the noise that the base was judged under, so the gain
     of a seed is paired. With one training seed there is no interval: both ends are ``None``.
+
+    Args:
+        rows: Of :func:`base_rows` and :func:`score_rows`.
+        split: Which of the rows.
+        metrics: Which columns, for instance ``("r1", "fid")``.
     """
     seeds = seed_rows(rows, split)
     (base,) = (row for row in seeds if row["method"] == "base")
@@ -313,6 +351,11 @@ def best_rates(
 
     Meant for runs judged on validation prompts; the judge's MM-Dist moves where R-precision
     of an easy split is saturated.
+
+    Args:
+        planned: One run a method and rate.
+        records: Of :func:`run_all`, in the same order.
+        metric: A column of the judge's scores of which less is better.
     """
     tried = score_rows(planned, records)
     rates = {
@@ -328,6 +371,12 @@ def cost_rows(
     """What one batch of each method costs: memory held by autograd, and seconds an update.
 
     ``saved_mib`` and ``updates`` repeat exactly; seconds are this machine's.
+
+    Args:
+        bench: Whose base, reward and prompts; no weight of it is changed.
+        methods: By label.
+        batch_size: Prompts.
+        seed: Of prompts, noise and the methods' choices.
     """
     model = replace(bench.model, denoiser=deepcopy(bench.model.denoiser).requires_grad_())
     still = torch.optim.SGD(model.denoiser.parameters(), lr=0.0)
@@ -357,7 +406,14 @@ def cost_rows(
 def memory_by_k(
     bench: Workbench, counts: Sequence[int], batch_size: int = 4, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Memory against the number of recorded steps: flat for EasyTune, linear for DRaFT."""
+    """Memory against the number of recorded steps: flat for EasyTune, linear for DRaFT.
+
+    Args:
+        bench: As of :func:`cost_rows`; the other arguments too.
+        counts: Recorded steps, each 1 to the bench's ``n_steps``.
+        batch_size: Prompts.
+        seed: Of prompts and noise.
+    """
     methods = {f"{kind.__name__}|{k}": kind(k) for kind in (EasyTune, DRaFT) for k in counts}
     return [
         {

@@ -47,7 +47,16 @@ MAX_FRAMES = 128
 def open_data(
     data: str, on_problem: Literal["raise", "skip"] = "raise", clips: int = 1200
 ) -> Corpus:
-    """A corpus by folder, or the embedded ``"synthetic"`` one, of so many ``clips``."""
+    """A corpus by folder, or the embedded ``"synthetic"`` one, of so many ``clips``.
+
+    Args:
+        data: HumanML3D, KIT-ML or the packed bundle; or "synthetic".
+        on_problem: Stop at the first bad file, or skip and count bad files.
+        clips: Of the synthetic corpus; a folder is read whole.
+
+    Raises:
+        ValueError: ``data`` is no such folder, or a file in it is bad.
+    """
     if data == "synthetic":
         return synthetic_corpus(clips=clips)
     return open_corpus(data, on_problem=on_problem)
@@ -68,7 +77,7 @@ def captions_of(clips: Sequence[Clip]) -> list[str]:
 
 
 def train_base(
-    kind: Literal["mdm", "vae", "mld"],
+    kind: Literal["mdm", "vae", "mld", "mld_early"],
     data: str,
     out: Path,
     seed: int = 0,
@@ -77,6 +86,9 @@ def train_base(
 ) -> Iterator[TrainingStep]:
     """Train a base model: ``mdm``, or ``vae`` and then ``mld`` on its latents.
 
+    ``mld_early`` is ``mld`` stopped after a third of its steps: a weak base, which leaves
+    fine-tuning more to gain.
+
     Args:
         kind: Which network. ``mld`` needs ``vae`` in ``out``.
         data: A corpus folder, or "synthetic".
@@ -84,6 +96,10 @@ def train_base(
         seed: Of initial weights, batches and noise.
         steps: Optimizer steps; the laptop preset where ``None``.
         on_problem: Stop at the first bad file, or skip and count bad files.
+
+    Raises:
+        ValueError: There is no such data set or it is broken; ``vae`` is missing; the state of
+            a run that was ended belongs to other settings; or the loss is not finite.
     """
     corpus = open_data(data, on_problem)
     roles = assign_roles(corpus)
@@ -105,7 +121,7 @@ def train_base(
         else:
             vae = load_network(VAE, out / "vae.safetensors")
             network = LatentDenoiser(vae.latents, vae.latent_dim)
-    if kind != "mld":
+    if kind in ("mdm", "vae"):
         network.mean.copy_(stats.mean)
         network.std.copy_(stats.std)
 
@@ -125,7 +141,8 @@ def train_base(
             batch = draw(rng)
             return vae_loss(network, batch.features, prompts(batch), rng)
     else:
-        plan = TrainingPlan("mld", steps or 6000, lr=6e-4, seed=seed, ema=0.999)
+        preset = {"mld": 6000, "mld_early": 2000}[kind]
+        plan = TrainingPlan(kind, steps or preset, lr=6e-4, seed=seed, ema=0.999)
         schedule = mld(vae, network, no_text).schedule
         latents = _latents(vae, roles.base)
         counts = Counter(clip.label for clip in roles.base)
@@ -151,7 +168,10 @@ def train_reward(
     steps: int | None = None,
     on_problem: Literal["raise", "skip"] = "raise",
 ) -> Iterator[TrainingStep]:
-    """Train the step-aware text-motion model that gives the reward; arguments as above."""
+    """Train the step-aware text-motion model that gives the reward.
+
+    Arguments and errors as of :func:`train_base`.
+    """
     corpus = labelled(open_data(data, on_problem))
     roles = assign_roles(corpus)
     table = CaptionTable(CachedEncoder(MiniLM()), captions_of(roles.reward))
@@ -168,7 +188,10 @@ def train_judge(
     steps: int | None = None,
     on_problem: Literal["raise", "skip"] = "raise",
 ) -> Iterator[TrainingStep]:
-    """Train the judge, which no fine-tuning ever sees; arguments as above."""
+    """Train the judge, which no fine-tuning ever sees.
+
+    Arguments and errors as of :func:`train_base`.
+    """
     corpus = labelled(open_data(data, on_problem))
     roles = assign_roles(corpus)
     stats = FeatureStats.from_clips(corpus.split("train"), corpus.skeleton)
@@ -182,9 +205,16 @@ def train_judge(
 
 
 def load_network(kind: type[Any], path: Path) -> Any:
-    """Rebuild a network from the file that a recipe wrote; in eval mode."""
+    """Rebuild a network from the file that a recipe wrote; in eval mode.
+
+    Raises:
+        ValueError: The file is missing, or holds no such network.
+    """
     tensors, config = load_tensors(path)
-    network = kind(**config["network"])
+    try:
+        network = kind(**config["network"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no {kind.__name__}: {error} in its header") from error
     load_weights(network, tensors, path)
     return network.eval()
 
@@ -265,19 +295,29 @@ def prepare_evaluation(data: str, out: Path, seed: int = 0) -> Path:
 
     It needs ``judge`` in ``out``; where ``vae`` is there too, its reconstructions of the same
     motions are judged as well. Only captions with labels are written, so that the captions of
-    HumanML3D stay where they are.
+    HumanML3D stay where they are; but where no label is known at all, as in HumanML3D alone,
+    captions are all there is to write.
+
+    Args:
+        data: A corpus folder, or "synthetic".
+        out: Where the judge is, and where the file goes.
+        seed: Of captions, and of the prompts of fine-tuning.
+
+    Raises:
+        ValueError: There is no such data set or it is broken, or no judge.
     """
     corpus = open_data(data)
     roles = assign_roles(corpus)
     judge = load_network(Judge, out / "judge.safetensors")
     vae = load_network(VAE, out / "vae.safetensors") if (out / "vae.safetensors").exists() else None
     rng = stream(seed, "evaluation")
-    asked = draw_balanced([clip for clip in roles.base if clip.label], 1024, MAX_FRAMES)
-    sets = {"finetune": asked(rng)}
+    shown = [clip for clip in roles.base if clip.label] or roles.base
+    sets = {"finetune": draw_balanced(shown, 1024, MAX_FRAMES)(rng)}
     for name, clips in (
         ("validation", roles.validation), ("test", roles.test), ("unseen", roles.unseen),
     ):  # fmt: skip
-        sets[name] = MotionBatch.collate(clips, rng, max_frames=MAX_FRAMES, crop="start")
+        if clips:
+            sets[name] = MotionBatch.collate(clips, rng, max_frames=MAX_FRAMES, crop="start")
     tensors: dict[str, Tensor] = {}
     for name, batch in sets.items():
         tensors[f"{name}.lengths"] = batch.lengths.int()
@@ -319,7 +359,18 @@ def fresh_reward(corpus: Corpus, seed: int) -> SPM:
 def retrieval_rows(
     model: SPM, clips: MotionBatch, table: CaptionTable, name: str, seed: int
 ) -> list[dict[str, Any]]:
-    """Recall at 1, 2, 3, 5 and 10 in groups of 32 distinct labels, in both directions."""
+    """Recall at 1, 2, 3, 5 and 10 in groups of 32 distinct labels, in both directions.
+
+    Args:
+        model: The text-motion model.
+        clips: What is searched, with captions of ``table``.
+        table: Features of the captions.
+        name: Of the model, for the rows.
+        seed: Of the training and, here, of the groups.
+
+    Raises:
+        ValueError: There are fewer than 32 labels, or a caption is not in ``table``.
+    """
     reward = AlignmentReward(model)
     asked = Prompts(table(clips.texts), clips.lengths)
     motion = torch.cat([

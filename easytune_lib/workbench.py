@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -29,7 +29,14 @@ from easytune_lib.storage import load_tensors
 from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.text.encoders import MiniLM
 
+Base = Literal["mdm", "mld", "mld_early"]
+
 WEIGHTS = Path(__file__).parents[1] / "weights"
+TRAINED_BY = {  # what writes a file: arguments of `easytune train`
+    "mdm": "base", "vae": "base --base mld", "mld": "base --base mld",
+    "mld_early": "base --base mld_early", "spm": "reward", "judge": "judge",
+    "evaluation": "evaluation",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class PromptSet:
 class Workbench:
     """What is compared is compared on one bench."""
 
-    base: Literal["mdm", "mld"]
+    base: Base
     digest: str  # of all files it was read from
     model: MotionDiffusion
     reward: AlignmentReward
@@ -64,7 +71,7 @@ class Workbench:
 
 
 def open_workbench(
-    base: Literal["mdm", "mld"] = "mdm",
+    base: Base = "mdm",
     n_steps: int = 20,
     guidance: float | None = None,
     weights: Path = WEIGHTS,
@@ -72,29 +79,29 @@ def open_workbench(
     """Load the laptop's networks; nothing is downloaded and no data set is needed.
 
     Args:
-        base: ``mdm`` diffuses features, ``mld`` the latent of a VAE.
+        base: ``mdm`` diffuses features, ``mld`` the latent of a VAE; ``mld_early`` is ``mld``
+            stopped early, a weak base.
         n_steps: Sampling steps, and so the steps that fine-tuning sees.
         guidance: Classifier-free guidance; 2.5 for mdm and 5 for mld where ``None``.
         weights: A folder as ``easytune train`` writes it.
 
     Raises:
-        ValueError: A file is missing or does not fit; says which.
+        ValueError: ``base`` is unknown; a file is missing or does not fit; says which.
     """
+    digest = weights_digest(base, weights)
     encoder = CachedEncoder(MiniLM())
     no_text = encoder.encode([""])
     if base == "mdm":
         network = load_network(MDM, weights / "mdm.safetensors")
-        model = network.diffusion(no_text, n_steps, guidance or 2.5)
-    elif base == "mld":
-        vae = load_network(VAE, weights / "vae.safetensors")
-        denoiser = load_network(LatentDenoiser, weights / "mld.safetensors")
-        model = mld(vae, denoiser, no_text, n_steps, guidance or 5.0)
+        model = network.diffusion(no_text, n_steps, 2.5 if guidance is None else guidance)
     else:
-        raise ValueError(f"base is 'mdm' or 'mld', got {base!r}")
+        vae = load_network(VAE, weights / "vae.safetensors")
+        denoiser = load_network(LatentDenoiser, weights / f"{base}.safetensors")
+        model = mld(vae, denoiser, no_text, n_steps, 5.0 if guidance is None else guidance)
     prompts, references = read_evaluation(weights, encoder)
     return Workbench(
         base,
-        weights_digest(base, weights),
+        digest,
         model,
         AlignmentReward(load_network(SPM, weights / "spm.safetensors"), model.schedule),
         load_network(Judge, weights / "judge.safetensors"),
@@ -104,9 +111,24 @@ def open_workbench(
 
 
 def weights_digest(base: str, weights: Path = WEIGHTS) -> str:
-    """Which weights, reward, judge and prompts results belong to: 12 hex digits."""
-    names = {"mdm": ["mdm"], "mld": ["vae", "mld"]}[base] + ["spm", "judge", "evaluation"]
-    content = b"".join((weights / f"{name}.safetensors").read_bytes() for name in names)
+    """Which weights, reward, judge and prompts results belong to: 12 hex digits.
+
+    Raises:
+        ValueError: ``base`` is unknown, or files are missing; says which, and what writes them.
+    """
+    if base not in get_args(Base):
+        raise ValueError(f"base is one of {', '.join(get_args(Base))}, got {base!r}")
+    vae = ["vae"] if base.startswith("mld") else []
+    files = {
+        name: weights / f"{name}.safetensors" for name in [*vae, base, "spm", "judge", "evaluation"]
+    }
+    if missing := [name for name, file in files.items() if not file.is_file()]:
+        commands = dict.fromkeys(f"`easytune train {TRAINED_BY[name]}`" for name in missing)
+        raise ValueError(
+            f"missing {', '.join(str(files[name]) for name in missing)}: give `weights` a folder "
+            f"that has all of them, or train with --out {weights}: {', '.join(commands)}"
+        )
+    content = b"".join(file.read_bytes() for file in files.values())
     return hashlib.sha256(content).hexdigest()[:12]
 
 
@@ -116,6 +138,10 @@ def ask(texts: Sequence[str], seconds: float | Sequence[float] = 5.0) -> Prompts
     Args:
         texts: Captions, in English.
         seconds: Length of the motions, 1 to 6.4 s, one for all or one each.
+
+    Raises:
+        ValueError: There are no captions, or a lone string; lengths are too few, too many or
+            out of range.
     """
     wanted = [seconds] * len(texts) if isinstance(seconds, int | float) else list(seconds)
     if len(wanted) != len(texts):
@@ -123,7 +149,7 @@ def ask(texts: Sequence[str], seconds: float | Sequence[float] = 5.0) -> Prompts
     if bad := [s for s in wanted if not 1 <= s <= 6.4]:
         raise ValueError(f"motions are 1 to 6.4 s long, got {bad}")
     frames = torch.tensor([round(s * HUMANML3D.fps / 4) * 4 for s in wanted])
-    return Prompts(CachedEncoder(MiniLM()).encode(list(texts)), frames)
+    return Prompts(CachedEncoder(MiniLM()).encode(texts), frames)
 
 
 def motions_of(features: Float[Tensor, "batch frames features"], prompts: Prompts) -> list[Motion]:
@@ -139,8 +165,19 @@ def judged(
 ) -> dict[str, float]:
     """Generate a split and let the judge speak; the mean reward is reported beside it.
 
-    Every model is given the same noise for the same ``noise_seed``.
+    Args:
+        bench: Whose prompts, judge and reward.
+        model: The base model, or one that was tuned.
+        split: "validation", "test" or "unseen".
+        noise_seed: Of the noise, which is the same for every model.
+        count: At most so many prompts; 0 takes all. FID needs more of them than the judge has
+            dimensions (64).
+
+    Raises:
+        ValueError: The bench has no such split, or there are too few prompts.
     """
+    if split not in bench.references:
+        raise ValueError(f"no split {split!r} to be judged on; there are {list(bench.references)}")
     chosen = bench.prompts[split].first(count)
     motion = sample(model, chosen.prompts, stream(noise_seed, "evaluate", split))
     return judged_motion(bench, motion, chosen, split, noise_seed)
@@ -152,11 +189,18 @@ def judged_motion(
 ) -> dict[str, float]:
     """What the judge and the reward say of motions made for ``chosen``.
 
-    R-precision is in groups of 32 labels, or of as many as there are (30 unseen ones).
+    R-precision is in groups of 32 labels, or of as many as there are (30 unseen ones); of
+    captions, where labels are unknown.
+
+    Raises:
+        ValueError: There are too few prompts for groups or FID; a motion is not finite.
     """
+    known = all(chosen.labels)
+    names = chosen.labels if known else chosen.prompts.texts
     scores = evaluate(
         bench.judge, motion, chosen.prompts, chosen.labels, bench.references[split],
-        stream(noise_seed, "judge", split), group_size=min(32, len(set(chosen.labels))),
+        stream(noise_seed, "judge", split), distinct="label" if known else "caption",
+        group_size=min(32, len(set(names))),
     )  # fmt: skip
     rewards = [
         bench.reward(motion[rows, : chosen.prompts[rows].frames], chosen.prompts[rows])
@@ -168,8 +212,15 @@ def judged_motion(
 def read_evaluation(
     weights: Path, encoder: CachedEncoder
 ) -> tuple[dict[str, PromptSet], dict[str, Reference]]:
-    """Prompts, and the judge's embeddings of the real motions that belong to them."""
-    tensors, config = load_tensors(weights / "evaluation.safetensors")
+    """Prompts, and the judge's embeddings of the real motions that belong to them.
+
+    Raises:
+        ValueError: The file is missing or is no such file; or a set has too few motions for FID.
+    """
+    path = weights / "evaluation.safetensors"
+    tensors, config = load_tensors(path)
+    if "sets" not in config:
+        raise ValueError(f"{path} holds no prompts: write it by `easytune train evaluation`")
     prompts = {
         name: PromptSet(
             Prompts(encoder.encode(part["texts"]), tensors[f"{name}.lengths"].long()),
