@@ -35,7 +35,7 @@ notebooks: $(READY) ## Run the committed notebooks and compare with their output
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nb-rtol 1e-3 --nb-atol 1e-5 notebooks
 
 lab: $(READY) ## Open JupyterLab on the tour (this machine only, with a token)
-	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks/00_tour.ipynb
+	$(BIN)/jupyter-lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_tour.ipynb
 
 doctor: $(READY) ## Say what is installed, what is missing and what that costs
 	@$(BIN)/easytune doctor

@@ -148,7 +148,8 @@ def _declared(source: str) -> Iterator[Parameter]:
                 f"`{text}` in the parameters cell: expected `name: kind = value  # what it is`, "
                 f"where kind is one of {', '.join(_KINDS)}"
             )
-        help_text = comments.get(node.end_lineno or node.lineno, "")
+        lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        help_text = " ".join(comments[line] for line in lines if line in comments)
         if not help_text:
             raise ValueError(f"the parameter `{text}` has no comment that says what it is")
         try:
