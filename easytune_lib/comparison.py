@@ -66,7 +66,7 @@ class Run:
     @property
     def parameters(self) -> dict[str, Any]:
         """As recorded."""
-        return asdict(self) | {"method": {type(self.method).__name__: asdict(self.method)}}
+        return asdict(self) | {"method": {type(self.method).__name__: vars(self.method)}}
 
     @property
     def record_id(self) -> str:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,8 @@ from easytune_lib.text.table import CaptionTable
 from easytune_lib.training import Objective, TrainingPlan, TrainingStep, train
 
 MAX_FRAMES = 128
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def open_data(
@@ -105,60 +107,70 @@ def train_base(
     roles = assign_roles(corpus)
     stats = FeatureStats.from_clips(corpus.split("train"), corpus.skeleton)
     table = CaptionTable(CachedEncoder(MiniLM()), captions_of(roles.base))
-    no_text = table([""])
-    width = corpus.skeleton.n_features
-    draw = draw_balanced(roles.base, 64, MAX_FRAMES)
-
-    def prompts(batch: MotionBatch) -> Prompts:
-        return Prompts(table(batch.texts), batch.lengths)
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if kind == "mdm":
-            network: nn.Module = MDM(width)
-        elif kind == "vae":
-            network = VAE(width)
-        else:
-            vae = load_network(VAE, out / "vae.safetensors")
-            network = LatentDenoiser(vae.latents, vae.latent_dim)
-    if kind in ("mdm", "vae"):
-        network.mean.copy_(stats.mean)
-        network.std.copy_(stats.std)
-
     if kind == "mdm":
+        network, objective = _mdm(stats, roles.base, table, seed)
         plan = TrainingPlan("mdm", steps or 4000, lr=1e-3, seed=seed)
-        schedule = network.diffusion(no_text).schedule
-
-        def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-            batch = draw(rng)
-            asked = prompts(batch)
-            x0 = network.normalise(batch.features, asked)
-            return denoising_loss(network, schedule, x0, asked, no_text, rng), {}
     elif kind == "vae":
+        network, objective = _vae(stats, roles.base, table, seed)
         plan = TrainingPlan("vae", steps or 2600, lr=1e-3, seed=seed, weight_decay=1e-4)
-
-        def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-            batch = draw(rng)
-            return vae_loss(network, batch.features, prompts(batch), rng)
     else:
+        vae = load_network(VAE, out / "vae.safetensors")
+        network, objective = _latent_denoiser(vae, roles.base, table, seed)
         preset = {"mld": 6000, "mld_early": 2000}[kind]
         plan = TrainingPlan(kind, steps or preset, lr=6e-4, seed=seed, ema=0.999)
-        schedule = mld(vae, network, no_text).schedule
-        latents = _latents(vae, roles.base)
-        counts = Counter(clip.label for clip in roles.base)
-        weights = torch.tensor([counts[clip.label] ** -0.5 for clip in roles.base])
-
-        def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-            rows = torch.multinomial(weights, 128, replacement=True, generator=rng)
-            crop = torch.randint(len(latents), (), generator=rng)
-            mu, logvar = latents[int(crop)]
-            x0 = mu[rows] + (0.5 * logvar[rows]).exp() * torch.randn(mu[rows].shape, generator=rng)
-            said = [_caption(roles.base[i], rng) for i in rows.tolist()]
-            asked = Prompts(table(said), torch.full((len(rows),), 4))
-            return denoising_loss(network, schedule, x0, asked, no_text, rng), {}
-
     finishing = {"last": _set_scale} if kind == "vae" else {}
     yield from _run(network, objective, plan, out, corpus, roles, **finishing)
+
+
+def _mdm(
+    stats: FeatureStats, clips: Sequence[Clip], table: CaptionTable, seed: int
+) -> tuple[MDM, Objective]:
+    network = _fresh(lambda: MDM(len(stats.mean)), seed, stats)
+    no_text, draw = table([""]), draw_balanced(clips, 64, MAX_FRAMES)
+    schedule = network.diffusion(no_text).schedule
+
+    def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        batch = draw(rng)
+        asked = Prompts(table(batch.texts), batch.lengths)
+        x0 = network.normalise(batch.features, asked)
+        return denoising_loss(network, schedule, x0, asked, no_text, rng), {}
+
+    return network, objective
+
+
+def _vae(
+    stats: FeatureStats, clips: Sequence[Clip], table: CaptionTable, seed: int
+) -> tuple[VAE, Objective]:
+    network = _fresh(lambda: VAE(len(stats.mean)), seed, stats)
+    draw = draw_balanced(clips, 64, MAX_FRAMES)
+
+    def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        batch = draw(rng)
+        return vae_loss(network, batch.features, Prompts(table(batch.texts), batch.lengths), rng)
+
+    return network, objective
+
+
+def _latent_denoiser(
+    vae: VAE, clips: Sequence[Clip], table: CaptionTable, seed: int
+) -> tuple[LatentDenoiser, Objective]:
+    network = _fresh(lambda: LatentDenoiser(vae.latents, vae.latent_dim), seed)
+    no_text, latents = table([""]), _latents(vae, clips)
+    schedule = mld(vae, network, no_text).schedule
+    counts = Counter(clip.label for clip in clips)
+    weights = torch.tensor([counts[clip.label] ** -0.5 for clip in clips])
+
+    def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        rows = torch.multinomial(weights, 128, replacement=True, generator=rng)
+        crop = torch.randint(len(latents), (), generator=rng)
+        mu, logvar = latents[int(crop)]
+        noise = torch.randn(mu[rows].shape, generator=rng)
+        x0 = mu[rows] + (0.5 * logvar[rows]).exp() * noise
+        said = [_caption(clips[i], rng) for i in rows.tolist()]
+        asked = Prompts(table(said), torch.full((len(rows),), 4))  # a latent has no length
+        return denoising_loss(network, schedule, x0, asked, no_text, rng), {}
+
+    return network, objective
 
 
 def train_reward(
@@ -195,11 +207,7 @@ def train_judge(
     corpus = labelled(open_data(data, on_problem))
     roles = assign_roles(corpus)
     stats = FeatureStats.from_clips(corpus.split("train"), corpus.skeleton)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = Judge(features=corpus.skeleton.n_features)
-    network.mean.copy_(stats.mean)
-    network.std.copy_(stats.std)
+    network = _fresh(lambda: Judge(features=corpus.skeleton.n_features), seed, stats)
     plan = TrainingPlan("judge", steps or 1200, lr=2e-3, seed=seed, weight_decay=1e-2)
     yield from _run(network, judge_objective(network, roles.judge), plan, out, corpus, roles)
 
@@ -217,6 +225,17 @@ def load_network(kind: type[Any], path: Path) -> Any:
         raise ValueError(f"{path} holds no {kind.__name__}: {error} in its header") from error
     load_weights(network, tensors, path)
     return network.eval()
+
+
+def _fresh(build: Callable[[], Network], seed: int, stats: FeatureStats | None = None) -> Network:
+    """A network whose first weights depend on ``seed`` alone, with its statistics filled in."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build()
+    if stats is not None:
+        network.get_buffer("mean").copy_(stats.mean)
+        network.get_buffer("std").copy_(stats.std)
+    return network
 
 
 def _run(
@@ -347,12 +366,7 @@ def prepare_evaluation(data: str, out: Path, seed: int = 0) -> Path:
 def fresh_reward(corpus: Corpus, seed: int) -> SPM:
     """An untrained SPM with the corpus's statistics; equal seeds give equal weights."""
     stats = FeatureStats.from_clips(corpus.split("train"), corpus.skeleton)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = SPM(features=corpus.skeleton.n_features)
-    network.mean.copy_(stats.mean)
-    network.std.copy_(stats.std)
-    return network
+    return _fresh(lambda: SPM(features=corpus.skeleton.n_features), seed, stats)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ class RunRecord:
 
     name: str  # lower case, digits and underscores
     parameters: dict[str, Any]
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | int] = field(default_factory=dict)
     series: dict[str, list[float]] = field(default_factory=dict)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)

@@ -254,7 +254,7 @@ def shadow(
     height = np.minimum(a[:, 1], b[:, 1])
     alpha = np.concatenate([0.2 * np.clip(1 - height / 0.45, 0.0, 1.0), np.full(3, 0.05)])
     faces = np.concatenate([np.zeros((len(alpha), 3)), alpha[:, None]], axis=1)
-    return capsules(*flat, *radii) * squash, faces
+    return capsules(flat[0], flat[1], radii[0], radii[1]) * squash, faces
 
 
 _LIGHT = np.array([-0.45, 0.8])

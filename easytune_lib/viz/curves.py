@@ -69,8 +69,16 @@ def plot_gradient_norms(
     """
     steps = np.arange(len(_series(record, "jacobian_norm")))
     fig, (raw, divided, shares) = _panels(width, 3)
-    jacobian = {"color": OKABE_ITO["sky"], "marker": "o", "label": r"$J_i$, one step"}
-    product = {"color": OKABE_ITO["black"], "marker": "s", "label": r"$\prod J$, step to end"}
+    jacobian: dict[str, Any] = {
+        "color": OKABE_ITO["sky"],
+        "marker": "o",
+        "label": r"$J_i$, one step",
+    }
+    product: dict[str, Any] = {
+        "color": OKABE_ITO["black"],
+        "marker": "s",
+        "label": r"$\prod J$, step to end",
+    }
     for ax, suffix in ((raw, ""), (divided, "_divided")):
         _line(ax, record, f"jacobian_norm{suffix}", steps, **jacobian)
         _line(ax, record, f"product_norm{suffix}", steps, **product)
@@ -186,7 +194,7 @@ def plot_reward_curves(
 ) -> Figure:
     """Which method raises the reward fastest?
 
-    The running mean of the reward per method (window: a twentieth of the axis); mean over
+    The running mean of the reward per method (window: an eighth of the axis); mean over
     seeds, the band from the lowest seed to the highest.
 
     Reads:
@@ -219,7 +227,7 @@ def plot_reward_curves(
     for place, method in enumerate(_methods(rows)):
         runs = [i for i, row in enumerate(rows) if row["method"] == method]
         grid = np.linspace(0, max(at[i][-1] for i in runs), 81)[1:]
-        smooth = [_running_mean(grid, at[i], np.asarray(rows[i]["reward"], float), span / 20)
+        smooth = [_running_mean(grid, at[i], np.asarray(rows[i]["reward"], float), span / 8)
                   for i in runs]  # fmt: skip
         mean, style = np.mean(smooth, axis=0), method_style(method)
         if len(runs) > 1:
@@ -373,8 +381,8 @@ def plot_retrieval(record: RunRecord, width: float = PAGE) -> Figure:
             mean = [100 * float(np.mean(found[i])) for i in shown]
             style = method_style(model)
             ax.plot(shown, mean, **style)
-            ends = [[100 * edge(found[i]) for i in shown] for edge in (min, max)]
-            ax.fill_between(shown, *ends, color=style["color"], alpha=0.16, lw=0)
+            low, high = ([100 * edge(found[i]) for i in shown] for edge in (min, max))
+            ax.fill_between(shown, low, high, color=style["color"], alpha=0.16, lw=0)
         ax.set_xticks(range(len(ranks)), [f"R@{k}" for k in ranks])
         ax.set_title(titles[direction])
     axes[0].set_ylabel("right one found (%)")
@@ -433,7 +441,7 @@ def _paper(
     label: str,
     linestyle: str = "-",
 ) -> None:
-    style = method_style("paper") | {"label": label, "linestyle": linestyle}
+    style: dict[str, Any] = {**method_style("paper"), "label": label, "linestyle": linestyle}
     ax.plot(x, np.where(y > 0, y, np.nan), lw=2.2, zorder=1, **style)
 
 

@@ -1,11 +1,13 @@
 """Motions on paper: film strips, pairs of them, and poses along the path."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
@@ -84,25 +86,25 @@ def plot_path(
     yaw = float(np.arctan2(travel[0], travel[2])) - 1.15 if away else facing(motion) - 0.65
     view = View(yaw, pitch=0.3)
     seen, path = view(points), view(_on_floor(points[:, 0]))
-    left, right, _, high = _bounds(seen[frames].reshape(-1, 3)[:, :2], margin=0.2)
-    _, _, near, far = _bounds(path[:, :2], margin=0.55 * np.sin(view.pitch))
-    fig, ax = _canvas(width, (left, right, near - 0.1, high), tallest=0.5)
+    left, right, low, high = _bounds(seen[frames].reshape(-1, 3)[:, :2], margin=0.2)
+    _, _, near, far = _bounds(path[:, :2], margin=_DEPTH * float(np.sin(view.pitch)))
+    fig, ax = _canvas(width, (left, right, min(near - 0.1, low), high), 0.5, "floor lines: 1 m")
     left, right = ax.get_xlim()
-    ax.add_patch(Rectangle((left, near), right - left, far - near, color=_FLOOR, lw=0))
-    metre = dict(color="white", lw=0.8, zorder=0.5)
+    ax.add_patch(Rectangle((left, near), right - left, far - near, color=_FLOOR, lw=0, zorder=0))
+    metre: dict[str, Any] = {"color": "#DDE1E7", "lw": 0.6, "zorder": 0.5}
     ax.vlines(np.arange(np.ceil(left), right), near, far, **metre)
     ax.hlines(np.arange(far, near, -np.sin(view.pitch)), left, right, **metre)
     ax.plot(path[:, 0], path[:, 1], color=mix(color, "white", 0.35), lw=1.2, zorder=1)
     body, drawn = body_of(motion.skeleton), []
     for i, frame in enumerate(frames):
         paler = mix(color, "white", 0.6 * (1 - i / max(len(frames) - 1, 1)))
-        hex_ = "#" + "".join(f"{round(255 * c):02x}" for c in paler)
         _shadow(ax, motion, points[frame], view, 0.0)
-        drawn += shapes(body, seen[frame], hex_)
+        drawn += shapes(body, seen[frame], to_hex(paler))
         ax.plot(*path[frame, :2], ".", color=color, ms=3, zorder=1.5)
         ax.annotate(
-            _seconds(frame / motion.fps), path[frame, :2], (0, -7), textcoords="offset points",
-            ha="center", va="top", fontsize=6.5, color=GREY, annotation_clip=False, zorder=4,
+            _seconds(frame / motion.fps), tuple(path[frame, :2]), (0, -7),
+            textcoords="offset points", ha="center", va="top", fontsize=6.5, color=GREY,
+            annotation_clip=False, zorder=4,
             path_effects=[withStroke(linewidth=1.5, foreground=_FLOOR)],
         )  # fmt: skip
     _draw(ax, drawn)
@@ -121,16 +123,16 @@ def _strips(
     view = View(facing(motions[0]) - 0.65)
     rows = [_poses(motion, times, view) for motion in motions]
     everything = np.concatenate([pose for row in rows for pose in row if pose is not None])
-    left, right, _, top = _bounds(everything[:, :2], margin=0.12)
+    left, right, low, top = _bounds(everything[:, :2], margin=0.12)
     cell = max(right - left, 0.8)
     inch = cell * n / width  # in metres
-    below = np.sin(view.pitch) * _DEPTH + _LABEL * inch
+    depth = max(float(np.sin(view.pitch)) * _DEPTH, -low)  # feet may be below the floor
+    below = depth + _LABEL * inch
     row_height = top + below + (0.16 * inch if names else 0.0)
     fig, ax = _canvas(width, (0.0, cell * n, 0.0, row_height * len(rows)), 0.5 * len(rows))
     for r, (motion, row) in enumerate(zip(motions, rows, strict=True)):
         floor = (len(rows) - 1 - r) * row_height + below
         start, stop = ax.get_xlim()
-        depth = np.sin(view.pitch) * _DEPTH
         ax.add_patch(Rectangle((start, floor - depth), stop - start, 2 * depth, color=_FLOOR, lw=0))
         if names is not None:
             ax.text(start + 0.04 * inch, floor + top, names[r], va="bottom", weight="bold",
@@ -183,7 +185,7 @@ def _bounds(
 
 
 def _canvas(
-    width: float, box: tuple[float, float, float, float], tallest: float
+    width: float, box: tuple[float, float, float, float], tallest: float, key: str = ""
 ) -> tuple[Figure, Axes]:
     """A figure all of which is one axes in metres, with a foot for stamp and key.
 
@@ -199,8 +201,9 @@ def _canvas(
     ax = fig.add_axes((0, foot / (height + foot), 1, height / (height + foot)))
     ax.set(xlim=(left, right), ylim=(low, high))
     ax.axis("off")
-    fig.text(1 - 0.03 / width, 0.03 / (height + foot), "left limbs light, right limbs dark",
-             fontsize=5, color=GREY, ha="right", va="bottom")  # fmt: skip
+    words = "; ".join(filter(None, [key, "left limbs light, right limbs dark"]))
+    fig.text(1 - 0.03 / width, 0.03 / (height + foot), words, fontsize=5, color=GREY,
+             ha="right", va="bottom")  # fmt: skip
     return fig, ax
 
 

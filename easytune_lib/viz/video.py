@@ -105,7 +105,8 @@ def frames(
     paths = [focus([m])[frame_at(m, times)] for m in motions]
     box = _box(motions, paths, times, view, wide / high)
     with styled(), matplotlib.rc_context({"font.family": "DejaVu Sans"}):
-        fig = Figure(figsize=(width / 100, height / 100), dpi=dpi, layout="none")
+        fig = Figure(figsize=(width / 100, height / 100), dpi=dpi)
+        fig.set_layout_engine("none")
         canvas = FigureCanvasAgg(fig)
         lines = textwrap.wrap(caption, int(width / 7.2), max_lines=2, placeholder=" …")
         fig.text(0.5, 1 - 8 / height, "\n".join(lines), ha="center", va="top", fontsize=9,
@@ -147,14 +148,16 @@ class _Panel:
     def draw(self, time: float, centre: Float[np.ndarray, "2"]) -> None:
         points = self.points[frame_at(self.motion, np.array([time]))[0]]
         points = points - [centre[0], 0.0, centre[1]]
-        self.floor.set_segments(_floor(centre, self.view))
+        self.floor.set_segments(list(_floor(centre, self.view)))
         outlines, faces = shadow(self.body, points, self.view)
-        self.shade.set_verts(outlines)
-        self.shade.set_facecolors(faces)
-        limbs = sorted(shapes(self.body, self.view(points), self.color), key=lambda item: item[0])
-        self.limbs.set_verts(np.concatenate([s.outlines for _, s in limbs]))
-        self.limbs.set_facecolors(np.concatenate([s.faces for _, s in limbs]))
-        self.limbs.set_edgecolors(np.concatenate([s.edges for _, s in limbs]))
+        self.shade.set(verts=list(outlines), facecolor=faces)
+        far_to_near = shapes(self.body, self.view(points), self.color)
+        limbs = [shape for _, shape in sorted(far_to_near, key=lambda item: item[0])]
+        self.limbs.set(
+            verts=list(np.concatenate([s.outlines for s in limbs])),
+            facecolor=np.concatenate([s.faces for s in limbs]),
+            edgecolor=np.concatenate([s.edges for s in limbs]),
+        )
         for artist in (self.floor, self.shade, self.limbs):
             self.ax.draw_artist(artist)
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from made_motion import made_motion
 from matplotlib.collections import PolyCollection
 from viz_walking import walking
 
@@ -23,6 +24,14 @@ def test_everything_drawn_is_inside_the_figure(draw, skeleton):
     assert left <= drawn[:, 0].min() and drawn[:, 0].max() <= right
     assert low <= drawn[:, 1].min() and drawn[:, 1].max() <= high
     assert fig.get_figwidth() == PAGE
+
+
+def test_feet_below_the_floor_are_shown():
+    sunk = made_motion(3)
+    assert sunk.joints[..., 1].min() < -0.2
+    for fig in (plot_strip(sunk), plot_pair(walking(60), sunk), plot_path(sunk)):
+        ax, drawn = polygons(fig)
+        assert ax.get_ylim()[0] <= drawn[:, 1].min()
 
 
 def test_a_metre_is_a_metre_in_both_directions():
