@@ -54,15 +54,15 @@ $(READY): requirements.lock pyproject.toml
 	done; \
 	if [ -z "$$python" ]; then echo "Python 3.11 or newer is needed: install it, or name it: make PYTHON=/path/to/python"; exit 1; fi; \
 	echo "setting up $(VENV) with $$($$python --version), some minutes"; \
+	mkdir -p $(VENV); \
+	touch $(VENV)/.begun; \
 	if command -v uv >/dev/null; then \
 		uv venv --quiet --allow-existing --python "$$python" $(VENV); \
-		touch $(VENV)/.begun; \
 		links=$${PIP_FIND_LINKS:+--find-links $$PIP_FIND_LINKS}; \
 		uv pip install --quiet --python $(BIN)/python $$links -r requirements.lock; \
 		uv pip install --quiet --python $(BIN)/python $$links --no-deps -e .; \
 	else \
 		"$$python" -m venv $(VENV); \
-		touch $(VENV)/.begun; \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock; \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .; \
 	fi; \
