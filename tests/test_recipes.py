@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, LatentDenoiser
 from easytune_lib.motion.corpus import FeatureStats, MotionBatch
 from easytune_lib.motion.roles import assign_roles
-from easytune_lib.protocols import Prompts
 from easytune_lib.recipes import (
     captions_of,
     fresh_reward,
@@ -78,6 +77,7 @@ def _smaller(kind, sizes):
     return Smaller
 
 
+@cache
 def unlabelled():
     return replace(tiny_corpus(), clips=tuple(replace(c, label="") for c in tiny_corpus().clips))
 
@@ -109,7 +109,7 @@ def test_weights_and_the_record_that_made_them_are_written(trained, name):
     assert record.parameters["plan"]["steps"] == STEPS
     clips = {role: record.metrics[f"clips_{role}"] for role in vars(roles)}
     assert clips == {role: len(clips) for role, clips in vars(roles).items()}
-    assert record.machine["seconds"] > 0
+    assert record.machine.keys() >= {"seconds", "threads"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -188,12 +188,13 @@ def test_a_file_of_another_network_is_refused(trained):
         load_network(MDM, out / "training" / "mdm.safetensors")
 
 
-class TestEvaluation:
-    @pytest.fixture(scope="class")
-    def written(self, trained) -> Path:
-        prepare_evaluation("tiny", trained[0])
-        return trained[0]
+@pytest.fixture(scope="module")
+def written(trained) -> Path:
+    prepare_evaluation("tiny", trained[0])
+    return trained[0]
 
+
+class TestEvaluation:
     def test_the_bench_reads_the_prompts_of_the_roles(self, written):
         prompts, references = read_evaluation(written, CachedEncoder(StubEncoder()))
         roles = assign_roles(tiny_corpus())

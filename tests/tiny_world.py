@@ -37,16 +37,16 @@ class StubEncoder:
 
 @cache
 def tiny_corpus() -> Corpus:
-    """Sixteen pairs of content and style, twelve clips each, of 21 to 41 frames."""
+    """Sixteen pairs of content and style, twelve clips each, of 20 to 40 frames."""
     splits = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
     clips = []
     for pair in range(16):
         label = f"move {pair // 4}|style {pair % 4}"
+        said = tuple(Caption(f"a person does {label}, way {way}") for way in range(2))
+        features = to_features(made_motion(pair, frames=41))
         for take, split in enumerate(splits):
-            motion = made_motion(pair, frames=41)
-            features = to_features(motion)[: 20 + 4 * (take % 6)]
-            said = tuple(Caption(f"a person does {label}, way {way}") for way in range(2))
-            clips.append(Clip(f"{pair:02d}_{take:02d}", split, features, said, label))
+            part = features[: 20 + 4 * (take % 6)]
+            clips.append(Clip(f"{pair:02d}_{take:02d}", split, part, said, label))
     return Corpus("tiny", HUMANML3D, HUMANML3D.fps, tuple(clips))
 
 

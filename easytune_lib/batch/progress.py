@@ -108,4 +108,4 @@ class Progress(Ticker):
         current, *rest = (
             average if s is None else s for s in (self._current, *self._waiting.values())
         )
-        return f", about {spell(max(current - spent, 0) + sum(rest))} left"
+        return f", about {spell(max(current - spent, 0.0) + sum(rest))} left"

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from scipy.special import stdtrit
 
-from easytune_lib.metrics.report import interval
 from easytune_lib.records import RunRecord
 from easytune_lib.viz.style import (
     COLUMN,
@@ -273,8 +273,8 @@ def plot_method_table(
             color, marker = (method_style(method)[key] for key in ("color", "marker"))
             ax.plot(values, np.full(len(values), y), ".", color=color, ms=3, alpha=0.4)
             if len(values) > 1:
-                spread = interval(values.tolist())
-                ax.hlines(y, spread.low, spread.high, color=color, lw=1.4)
+                half = stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / len(values) ** 0.5
+                ax.hlines(y, values.mean() - half, values.mean() + half, color=color, lw=1.4)
             ax.plot(values.mean(), y, marker, color=color, ms=5)
         ax.grid(axis="x")
         ax.grid(axis="y", visible=False)

@@ -7,7 +7,7 @@ from made_motion import made_motion
 
 from easytune_lib.motion.bundle import read_bundle
 from easytune_lib.motion.features import to_features
-from easytune_lib.motion.humanml3d import check, open_corpus, summarise
+from easytune_lib.motion.humanml3d import check, open_corpus
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 STEP = 0.00025
@@ -82,9 +82,8 @@ def test_cache_holds_the_same_and_notices_other_data(root: Path, tmp_path: Path)
     assert len(read_bundle(root, cache=cache).clips[0]) == 32
 
 
-def test_open_corpus_reads_bnr_or_what_there_is(root: Path):
-    assert open_corpus(root).name == "bnr"
-    assert summarise(root).splits == {"train": 2}
+def test_open_corpus_reads_all_parts_that_are_there(root: Path):
+    assert open_corpus(root).name == "bnr+cmu"
     (root / "bnr_clips.jsonl").unlink()
     assert open_corpus(root).name == "cmu"
 
