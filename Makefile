@@ -12,6 +12,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv and install what requirements.lock pins
+	@:
 
 reproduce: $(READY) ## Run all notebooks, write figures/index.html (FORCE=1: even what is done; SIZE=full)
 	@$(BIN)/easytune reproduce --size $(SIZE) $(if $(filter-out 0,$(FORCE)),--force)
