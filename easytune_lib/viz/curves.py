@@ -336,7 +336,7 @@ def plot_backbone_cost(record: RunRecord, width: float = PAGE) -> Figure:
     lines = _table(record, "memory_by_k", ("base", "method", "steps", "saved_mib"))
     bases = list(dict.fromkeys(row["base"] for row in settings))
     methods = _methods(settings)[::-1]
-    fig, axes = _panels(width, 2 * len(bases), height=1.75)
+    fig, axes = _panels(width, 2 * len(bases), height=1.75, most=2)
     for base, by_k, dots in zip(bases, axes[::2], axes[1::2], strict=True):
         _memory_lines(by_k, [row for row in lines if row["base"] == base])
         by_k.set_title(base.upper())
@@ -396,9 +396,10 @@ def _panels(
     ratio: float = 0.78,
     height: float | None = None,
     sharey: bool = False,
+    most: int = 4,
 ) -> tuple[Figure, list[Axes]]:
-    """Panels side by side on a page, one below the other in a column."""
-    across = count if width > 1.2 * COLUMN or count == 1 else 1
+    """Panels side by side on a page (``most`` a row), one below the other in a column."""
+    across = min(count, most) if width > 1.2 * COLUMN else 1
     down = -(-count // across)
     each = height or (ratio if down == 1 else 0.6) * min(width / across, COLUMN)
     fig = PaperFigure(width, down * each)
