@@ -11,7 +11,8 @@ from easytune_lib.batch.notebook import read_notebook, title
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
        color: #111; background: #fff; }
-figure { margin: 2.5rem 0; } img { max-width: 100%; height: auto; }
+figure { margin: 2.5rem 0; }
+img { min-width: min(36rem, 100%); max-width: 100%; height: auto; }
 figcaption { color: #333; } small { color: #666; } h1, h2 { line-height: 1.2; }
 """
 
@@ -37,8 +38,8 @@ def write_gallery(root: Path, size: str = "laptop") -> Path:
         "<h1>EasyTune Workbench</h1>",
         "<h2>Notebooks</h2><ul>",
         *_notebooks(root, size),
-        "</ul><h2>Figures</h2>",
-        *(_figure(path, root) for path in sorted(figures.glob("*.json"))),
+        "</ul>",
+        *_figures(figures, root),
         "</body></html>",
     ]
     return write_atomic(figures / "index.html", ("\n".join(parts) + "\n").encode())
@@ -52,6 +53,15 @@ def _notebooks(root: Path, size: str) -> Iterator[str]:
         yield f"<li>{_link(target, root, text)} <small>{escape(path.stem)}</small></li>"
 
 
+def _figures(figures: Path, root: Path) -> Iterator[str]:
+    """The figures of this machine, then those of each folder, such as ``full``."""
+    folders = sorted({path.parent for path in figures.rglob("*.json")})
+    for folder in folders:
+        name = folder.relative_to(figures).as_posix()
+        yield f"<h2>Figures{'' if name == '.' else f': {escape(name)}'}</h2>"
+        yield from (_figure(path, root) for path in sorted(folder.glob("*.json")))
+
+
 def _figure(path: Path, root: Path) -> str:
     """One figure; its JSON names the runs that it shows."""
     try:
@@ -63,9 +73,10 @@ def _figure(path: Path, root: Path) -> str:
     if not images:
         return f"<p>{escape(path.name)} has no image beside it.</p>"
     files = [_link(image, root, image.suffix[1:].upper()) for image in images]
+    source = images[0].relative_to(root / "figures").as_posix()
     records = [_link(root / "runs" / run / "record.json", root, escape(run)) for run in runs]
     return (
-        f'<figure id="{escape(path.stem)}"><img src="{quote(images[0].name)}" '
+        f'<figure><img src="{quote(source)}" loading="lazy" '
         f'alt="{escape(path.stem)}"><figcaption>{escape(caption)}<br><small>'
         f"{' '.join(files)} of {', '.join(records)}</small></figcaption></figure>"
     )

@@ -293,8 +293,11 @@ def _row(task: Task, result: Result | None) -> tuple[str, ...]:
 
 
 def _stamps(figures: Path) -> dict[str, int]:
-    """When each figure was last written."""
-    return {path.stem: path.stat().st_mtime_ns for path in figures.glob("*.json")}
+    """When each figure was last written, by its path without suffix."""
+    return {
+        path.relative_to(figures).with_suffix("").as_posix(): path.stat().st_mtime_ns
+        for path in figures.rglob("*.json")
+    }
 
 
 def _digest(content: Any) -> str:

@@ -9,8 +9,9 @@ from easytune_lib.batch.gallery import write_gallery
 
 
 def figure(root: Path, name: str, caption: str, *suffixes: str) -> None:
-    folder = root / "figures"
-    folder.mkdir(exist_ok=True)
+    folder = (root / "figures" / name).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    name = Path(name).name
     content = {"name": name, "runs": ["norms-12ab"], "caption": caption, "data": {}}
     (folder / f"{name}.json").write_text(json.dumps(content))
     for suffix in suffixes:
@@ -57,3 +58,12 @@ def test_broken_figures_are_named_and_do_not_stop_the_page(tmp_path: Path):
     assert "list.json is not the JSON of a figure" in page
     assert "alone.json has no image" in page
     assert page.count("<figure") == 1
+
+
+def test_figures_of_a_folder_stand_apart(tmp_path: Path):
+    figure(tmp_path, "full/norms", "an hour", "svg")
+    figure(tmp_path, "norms", "a minute", "svg")
+    page = write_gallery(tmp_path).read_text()
+    assert re.findall(r'<img src="([^"]+)"', page) == ["norms.svg", "full/norms.svg"]
+    assert page.index("a minute") < page.index("Figures: full") < page.index("an hour")
+    assert 'href="../figures/full/norms.svg">SVG<' in page

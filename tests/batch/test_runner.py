@@ -25,6 +25,7 @@ class Kernel:
     def __init__(self):
         self.jobs: list[Job] = []
         self.failing: set[str] = set()
+        self.folder = ""  # of figures
 
     @property
     def names(self) -> list[str]:
@@ -40,8 +41,8 @@ class Kernel:
             yield Finished(1.0, 90, "cell 1 of 2 (`k`): ValueError: no")
             return
         job.output.with_suffix(".html").write_text("page")
-        figures = job.notebook.parents[1] / "figures"
-        figures.mkdir(exist_ok=True)
+        figures = job.notebook.parents[1] / "figures" / self.folder
+        figures.mkdir(parents=True, exist_ok=True)
         figure = figures / f"{name}.json"
         figure.write_text(json.dumps({"runs": ["r-1"], "caption": name}))
         figure.with_suffix(".svg").touch()
@@ -187,6 +188,17 @@ def test_one_notebook_with_other_parameters_has_an_output_of_its_own(kernel: Ker
     assert len(kernel.jobs) == 4
     said(run_notebook, str(root / "notebooks/01_second.ipynb"), [("k", "7")], root=root)
     assert len(kernel.jobs) == 4
+
+
+def test_figures_in_a_folder_are_found_too(kernel: Kernel, root: Path):
+    kernel.folder = "full"
+    code, text = said(reproduce, root=root, only=["01"])
+    assert code == 0 and "full/01_second" in text
+    said(reproduce, root=root, only=["01"])
+    assert len(kernel.jobs) == 1
+    (root / "figures/full/01_second.json").unlink()
+    said(reproduce, root=root, only=["01"])
+    assert len(kernel.jobs) == 2
 
 
 @pytest.mark.parametrize("given", [[("kk", "7")], [("k", "7.5")], [("k", "true")]])
