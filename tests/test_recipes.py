@@ -60,7 +60,8 @@ def tiny() -> Iterator[None]:
         patch.setattr(workbench, "MiniLM", StubEncoder)
         patch.setattr(recipes, "TrainingPlan", partial(TrainingPlan, save_every=1))
         small = {"Judge": {"embedding": 4, "width": 16}, "SPM": {"dim": 32, "layers": 1},
-                 "MDM": {"dim": 32, "layers": 1}, "VAE": {"dim": 32}}  # fmt: skip
+                 "MDM": {"dim": 32, "layers": 1}, "VAE": {"dim": 32},
+                 "LatentDenoiser": {"dim": 32, "layers": 1}}  # fmt: skip
         for name, sizes in small.items():
             patch.setattr(recipes, name, _smaller(getattr(recipes, name), sizes))
         yield
