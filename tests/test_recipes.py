@@ -43,11 +43,18 @@ RECIPES = {
     "mdm": partial(train_base, "mdm"),
     "vae": partial(train_base, "vae"),
     "mld": partial(train_base, "mld"),
+    "mld_early": partial(train_base, "mld_early"),
     "spm": train_reward,
     "judge": train_judge,
 }
-KINDS = {"mdm": MDM, "vae": VAE, "mld": LatentDenoiser, "spm": SPM, "judge": Judge}
-PARTS = {"mdm": set(), "vae": {"reconstruction", "kl"}, "mld": set(), "judge": {"top1"}}
+KINDS = {
+    "mdm": MDM, "vae": VAE, "mld": LatentDenoiser, "mld_early": LatentDenoiser, "spm": SPM,
+    "judge": Judge,
+}  # fmt: skip
+PARTS = {
+    "mdm": set(), "vae": {"reconstruction", "kl"}, "mld": set(), "mld_early": set(),
+    "spm": {"reconstruction", "kl", "latent", "contrastive"}, "judge": {"top1"},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,7 +111,7 @@ def test_weights_and_the_record_that_made_them_are_written(trained, name):
     out, steps = trained
     assert [step.step for step in steps[name]] == [1, 2, 3]
     assert all(step.loss > 0 and step.grad_norm > 0 for step in steps[name])
-    assert set(steps[name][0].parts) == PARTS.get(name, set(steps[name][0].parts))
+    assert set(steps[name][0].parts) == PARTS[name], "the terms of the loss"
     record, roles = RunRecord.load(out / f"{name}.json"), assign_roles(tiny_corpus())
     assert record.name == f"train_{name}" and record.parameters["corpus"] == "tiny"
     assert record.parameters["plan"]["steps"] == STEPS
@@ -145,7 +152,7 @@ def test_latents_have_unit_variance(trained):
 @pytest.mark.parametrize("name", RECIPES)
 def test_killed_and_resumed_equals_unbroken(trained, name, tmp_path):
     out, steps = trained
-    if name == "mld":
+    if name.startswith("mld"):
         (tmp_path / "vae.safetensors").symlink_to(out / "vae.safetensors")
     run = RECIPES[name]("tiny", tmp_path, steps=STEPS)
     first = list(islice(run, 2))
@@ -253,7 +260,7 @@ class TestEvaluation:
         with pytest.raises(ValueError, match=r"judge\.safetensors is not a readable"):
             prepare_evaluation("tiny", tmp_path)
 
-    @pytest.mark.parametrize("base", ["mdm", "mld"])
+    @pytest.mark.parametrize("base", ["mdm", "mld", "mld_early"])
     def test_what_recipes_write_the_bench_opens(self, written, base):
         bench = open_workbench(base, n_steps=2, weights=written)
         found = workbench.judged(bench, bench.model, "validation", 0)
