@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         help="a network; or `evaluation`: prompts, and real motion as a trained judge sees it",
     )  # fmt: skip
     train.add_argument("--data", default="synthetic", help="a folder; default: %(default)s")
-    train.add_argument("--base", choices=("mdm", "mld"), default="mdm", help="default: %(default)s")
+    train.add_argument(
+        "--base", choices=("mdm", "mld", "mld_early"), default="mdm", help="default: %(default)s"
+    )
     train.add_argument(
         "--out", type=Path, default=Path("outputs/weights"), help="a folder; default: %(default)s"
     )
@@ -135,7 +137,7 @@ def _train(options: argparse.Namespace) -> int:
         print(recipes.prepare_evaluation(options.data, options.out, options.seed or 0))
         return 0
     names = {
-        "base": ("vae", "mld") if options.base == "mld" else ("mdm",),
+        "base": ("mdm",) if options.base == "mdm" else ("vae", options.base),
         "reward": ("spm",),
         "judge": ("judge",),
     }[options.what]

@@ -31,8 +31,6 @@ LOST = {
 }
 """What a missing package costs, where that is less than everything."""
 
-WEIGHTS = ("mdm", "vae", "mld", "spm", "judge", "evaluation")
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -117,11 +115,16 @@ def _text() -> Iterator[Finding]:
 
 
 def _weights(root: Path) -> Iterator[Finding]:
-    for name in WEIGHTS:
+    try:
+        from easytune_lib.workbench import TRAINED_BY
+    except ImportError as error:
+        yield Finding("the workbench can be imported", False, str(error))
+        return
+    for name, how in TRAINED_BY.items():
         path = root / "weights" / f"{name}.safetensors"
         there = path.exists()
         size = f", {path.stat().st_size / 1e6:.1f} MB" if there else ""
-        cost = "notebooks cannot run; restore it from the repository, or run `easytune train`"
+        cost = f"restore it from the repository, or make it by `easytune train {how}`"
         yield Finding(f"weights/{path.name}{size}", there, cost)
 
 

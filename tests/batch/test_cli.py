@@ -3,6 +3,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from easytune_lib import recipes
@@ -102,8 +103,8 @@ def test_mld_is_trained_on_a_vae_that_is_trained_once(monkeypatch, capsys, tmp_p
     assert [call[1] for call in recipe.calls] == ["vae", "mld"]
     assert recipe.options == {"out": tmp_path, "steps": None, "on_problem": "skip"}
     (tmp_path / "vae.safetensors").touch()
-    main(["train", "base", "--base", "mld", "--out", str(tmp_path)])
-    assert [call[1] for call in recipe.calls] == ["vae", "mld", "mld"]
+    main(["train", "base", "--base", "mld_early", "--out", str(tmp_path)])
+    assert [call[1] for call in recipe.calls] == ["vae", "mld", "mld_early"]
 
 
 def test_what_was_left_of_a_run_is_not_used_unasked(monkeypatch, capsys, tmp_path: Path):
@@ -125,13 +126,18 @@ def test_steps_are_positive(capsys: pytest.CaptureFixture[str]):
 
 
 def test_data_check_counts_and_fails_where_something_is_broken(tmp_path: Path, capsys):
-    (tmp_path / "texts").mkdir()
-    (tmp_path / "new_joint_vecs").mkdir()
-    for split in ("train", "val", "test"):
-        (tmp_path / f"{split}.txt").write_text("000001\n" if split == "train" else "")
-    assert main(["data", "check", str(tmp_path)]) in (1, 2)
-    said = capsys.readouterr()
-    assert "000001" in said.out + said.err or "no" in said.err
+    for folder in ("texts", "new_joint_vecs"):
+        (tmp_path / folder).mkdir()
+    for clip in ("000001", "000002"):
+        (tmp_path / "texts" / f"{clip}.txt").write_text("a person walks#a/DET#0.0#0.0\n")
+        np.save(tmp_path / "new_joint_vecs" / f"{clip}.npy", np.zeros((60, 263), np.float32))
+    (tmp_path / "train.txt").write_text("000001\n000002\n")
+    assert main(["data", "check", str(tmp_path)]) == 0
+    assert "2 clips usable" in capsys.readouterr().out
+    (tmp_path / "new_joint_vecs" / "000002.npy").write_bytes(b"")
+    assert main(["data", "check", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "1 clips usable" in said and "000002.npy" in said
 
 
 def test_sizes_are_those_of_the_runner():
