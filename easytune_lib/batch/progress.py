@@ -87,6 +87,7 @@ class Progress(Ticker):
     def skipped(self, name: str, seconds: float) -> None:
         """A notebook was done before."""
         self._number += 1
+        self._known.append(seconds)
         self.say(f"[{self._number}/{self._total}] {name}: done before, in {spell(seconds)}")
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

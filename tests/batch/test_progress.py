@@ -39,17 +39,17 @@ def test_the_time_left_is_from_history_and_unknown_notebooks_are_average_ones(cl
     progress = Progress(stream)
     progress.begin({"a": 10.0, "b": None, "c": 30.0}, total=4)
     progress.skipped("z", 5.0)
-    progress.started("a")  # 10 + 20 + 30
+    progress.started("a")  # 10 + (5 + 10 + 30) / 3 + 30
     clock[0] += 4
     progress.cell(CellStarted(2, 5, "x = 1"))
     progress.done(Finished(12.0, 300, ""), figures=1)
-    progress.started("b")  # (10 + 30 + 12) / 3 + 30
+    progress.started("b")  # (5 + 10 + 30 + 12) / 4 + 30
     assert stream.getvalue().splitlines() == [
         "[1/4] z: done before, in 5 s",
-        "[2/4] a, about 1 min 0 s left",
-        "  cell 2 of 5 (`x = 1`), 4 s, about 56 s left",
+        "[2/4] a, about 55 s left",
+        "  cell 2 of 5 (`x = 1`), 4 s, about 51 s left",
         "  done in 12 s, 300 MB, 1 figure",
-        "[3/4] b, about 47 s left",
+        "[3/4] b, about 44 s left",
     ]
 
 
