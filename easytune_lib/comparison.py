@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from easytune_lib.analysis.cost import measure
 from easytune_lib.diffusion.model import MotionDiffusion
@@ -29,6 +28,7 @@ from easytune_lib.storage import (
     load_tensors,
     load_weights,
     pack_optimizer,
+    part,
     save_tensors,
     unpack_optimizer,
 )
@@ -201,12 +201,7 @@ def _resume(
     if not path.exists():
         return {"reward": [], "seconds": [], "grad_norm": [], "step": []}, 0, 0.0
     tensors, config = load_tensors(path)
-    network: dict[str, Tensor] = {
-        name.removeprefix("network."): value
-        for name, value in tensors.items()
-        if name.startswith("network.")
-    }
-    load_weights(denoiser, network, path)
+    load_weights(denoiser, part(tensors, "network."), path)
     unpack_optimizer(optimizer, tensors)
     return config["curve"], config["batch"], config["spent"]
 

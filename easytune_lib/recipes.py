@@ -5,7 +5,6 @@ it. Training state lies in ``<out>/training`` until the network is finished, so 
 run goes on where it was.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from easytune_lib.motion.corpus import (
     Corpus,
     FeatureStats,
     MotionBatch,
+    balance,
     draw_balanced,
 )
 from easytune_lib.motion.humanml3d import open_corpus
@@ -157,8 +157,7 @@ def _latent_denoiser(
     network = _fresh(lambda: LatentDenoiser(vae.latents, vae.latent_dim), seed)
     no_text, latents = table([""]), _latents(vae, clips)
     schedule = mld(vae, network, no_text).schedule
-    counts = Counter(clip.label for clip in clips)
-    weights = torch.tensor([counts[clip.label] ** -0.5 for clip in clips])
+    weights = balance(clips)
 
     def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         rows = torch.multinomial(weights, 128, replacement=True, generator=rng)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from easytune_lib.seeding import seed_of, stream
-from easytune_lib.storage import load_tensors, pack_optimizer, save_tensors, unpack_optimizer
+from easytune_lib.storage import load_tensors, pack_optimizer, part, save_tensors, unpack_optimizer
 
 Objective = Callable[[torch.Generator], tuple[Tensor, dict[str, float]]]
 
@@ -150,11 +150,8 @@ def _resume(
             f"remove it, or train with that plan instead of {asdict(plan)}"
         )
 
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    network.load_state_dict(part("network."), strict=True)
-    for name, value in part("average.").items():
+    network.load_state_dict(part(tensors, "network."), strict=True)
+    for name, value in part(tensors, "average.").items():
         average[name].copy_(value)
     unpack_optimizer(optimizer, tensors)
     return int(config["done"]), float(config.get("seconds", 0.0))

@@ -197,12 +197,17 @@ class MotionBatch:
         )
 
 
+def balance(clips: Sequence[Clip]) -> Float[Tensor, " clips"]:
+    """A weight for each clip: a label's share then grows as the square root of its clips."""
+    counts = Counter(clip.label for clip in clips)
+    return torch.tensor([counts[clip.label] ** -0.5 for clip in clips])
+
+
 def draw_balanced(
     clips: Sequence[Clip], size: int, max_frames: int
 ) -> Callable[[torch.Generator], MotionBatch]:
     """Batches of ``size`` clips; a label's share grows as the square root of its clips."""
-    counts = Counter(clip.label for clip in clips)
-    weights = torch.tensor([counts[clip.label] ** -0.5 for clip in clips])
+    weights = balance(clips)
 
     def draw(rng: torch.Generator) -> MotionBatch:
         rows = torch.multinomial(weights, size, replacement=True, generator=rng).tolist()
