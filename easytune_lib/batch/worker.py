@@ -144,7 +144,9 @@ def _execute(job: Job, report: Callable[[CellStarted], None]) -> str:
             progress_bar=False,
             start_timeout=120,
             cwd=str(job.notebook.parent),
-            extra_arguments=["--IPKernelApp.log_level=40"],  # ipykernel 7 warns of TCP
+            # ipykernel 7 warns of TCP, and the interrupt that comes with every shutdown may reach
+            # it as an "error". What a cell raises, and a kernel that dies, are told otherwise.
+            extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except PapermillExecutionError as error:
         return _plain(f"{error.ename}: {error.evalue}")
