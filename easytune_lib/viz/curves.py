@@ -386,7 +386,7 @@ def plot_retrieval(record: RunRecord, width: float = PAGE) -> Figure:
         ax.set_xticks(range(len(ranks)), [f"R@{k}" for k in ranks])
         ax.set_title(titles[direction])
     axes[0].set_ylabel("right one found (%)")
-    axes[0].legend(loc="upper left")
+    axes[0].legend(loc="lower right")
     return fig
 
 
