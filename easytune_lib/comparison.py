@@ -32,7 +32,7 @@ from easytune_lib.storage import (
     save_tensors,
     unpack_optimizer,
 )
-from easytune_lib.workbench import Base, Workbench, judged, open_workbench
+from easytune_lib.workbench import Base, Workbench, ceiling, judged, open_workbench
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,20 @@ def tuned(bench: Workbench, run: Run, scratch: Path) -> Iterator[Progress]:
         return
     if run.weights != bench.digest:
         raise ValueError(f"the run is for weights {run.weights}, the bench has {bench.digest}")
-    model = replace(
-        bench.model, denoiser=deepcopy(bench.model.denoiser).requires_grad_(), n_steps=run.n_steps
-    )
-    optimizer = torch.optim.AdamW(
-        model.denoiser.parameters(), lr=run.lr, weight_decay=0.0, fused=True
-    )
-    state = scratch / run.record_id / "state.safetensors"
-    curve, start, spent = _resume(state, model.denoiser, optimizer)
+    path = scratch / run.record_id / "tuned.safetensors"
+    if not path.exists():
+        yield from _tune(bench, run, path)
+    _, config = load_tensors(path)
+    finished_record(bench, load_tuned(bench, run, scratch), run, config["curve"]).save(scratch)
+
+
+def _tune(bench: Workbench, run: Run, path: Path) -> Iterator[Progress]:
+    """Spend the budget, and write tuned weights and curve to ``path``."""
+    denoiser = deepcopy(bench.model.denoiser).requires_grad_()
+    model = replace(bench.model, denoiser=denoiser, n_steps=run.n_steps)
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=run.lr, weight_decay=0.0, fused=True)
+    state = path.with_name("state.safetensors")
+    curve, start, spent = _resume(state, denoiser, optimizer)
     began, saved_at = time.process_time() - spent, spent
     stream = batches(model, bench.prompts["finetune"].prompts, run.batch_size, run.seed, start)
     for update in finetune(model, bench.reward, stream, run.method, optimizer):
@@ -132,13 +138,10 @@ def tuned(bench: Workbench, run: Run, scratch: Path) -> Iterator[Progress]:
             break
         if update.last and elapsed - saved_at > 20:
             saved_at = elapsed
-            _save(state, model.denoiser, optimizer, curve, update.batch + 1, elapsed)
-    save_tensors(
-        scratch / run.record_id / "tuned.safetensors",
-        model.denoiser.state_dict(),
-        {"run": run.parameters, "network": getattr(model.denoiser, "config", {})},
-    )
-    finished_record(bench, model, run, curve).save(scratch)
+            _save(state, denoiser, optimizer, curve, update.batch + 1, elapsed)
+    network = getattr(denoiser, "config", {})
+    config = {"run": run.parameters, "network": network, "curve": curve}
+    save_tensors(path, denoiser.state_dict(), config)
     state.unlink(missing_ok=True)
 
 
@@ -154,10 +157,11 @@ def finished_record(
         curve: Reward, seconds, gradient norm and step of each update; may be empty.
     """
     rows = [
-        {"split": split, "noise_seed": noise, **judged(bench, model, split, noise, run.prompts)}
+        {"split": split} | row
         for split in run.splits
-        for noise in range(run.noise_seeds)
+        for row in judged(bench, model, split, range(run.noise_seeds), run.prompts)
     ]
+    curve = dict(curve)
     seconds = curve.pop("seconds", [0.0])
     return RunRecord(
         name="finetune",
@@ -271,11 +275,26 @@ def base_rows(
         prompts: At most so many a split, as of the runs.
     """
     return [
-        {"method": "base", "seed": 0, "lr": 0.0, "split": split, "noise_seed": noise,
-         **judged(bench, bench.model, split, noise, prompts)}
+        {"method": "base", "seed": 0, "lr": 0.0, "split": split} | row
         for split in splits
-        for noise in range(noise_seeds)
-    ]  # fmt: skip
+        for row in judged(bench, bench.model, split, range(noise_seeds), prompts)
+    ]
+
+
+def ceiling_rows(bench: Workbench, splits: Sequence[str], prompts: int = 0) -> list[dict[str, Any]]:
+    """What the judge says of real motion and, for a latent model, of the VAE's reconstruction.
+
+    Args:
+        bench: Whose judge and prompts.
+        splits: As of the runs.
+        prompts: As of the runs.
+    """
+    kinds = ("real", "VAE") if bench.base.startswith("mld") else ("real",)
+    return [
+        {"method": kind, "split": split} | ceiling(bench, kind, split, prompts)
+        for split in splits
+        for kind in kinds
+    ]
 
 
 def summary(
@@ -342,22 +361,22 @@ def seed_rows(rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, Any]
 def best_rates(
     planned: Sequence[Run], records: Sequence[RunRecord], metric: str = "mm_dist"
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """For each method the rate with the lowest ``metric``, and all that was tried.
+    """For each method the rate with the lowest mean ``metric``, and all that was tried.
 
     Meant for runs judged on validation prompts; the judge's MM-Dist moves where R-precision
     of an easy split is saturated.
 
     Args:
-        planned: One run a method and rate.
+        planned: Runs of each method and rate; the mean is over seeds and noise.
         records: Of :func:`run_all`, in the same order.
         metric: A column of the judge's scores of which less is better.
     """
     tried = score_rows(planned, records)
-    rates = {
-        label: min((row for row in tried if row["method"] == label), key=lambda r: r[metric])["lr"]
-        for label in dict.fromkeys(run.label for run in planned)
-    }
-    return rates, tried
+    found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in tried:
+        found[row["method"]][row["lr"]].append(row[metric])
+    best = {m: min(rates, key=lambda lr: _mean(rates[lr])) for m, rates in found.items()}
+    return best, tried
 
 
 def cost_rows(

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -13,14 +13,16 @@ from torch import Tensor
 
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import sample
+from easytune_lib.metrics.distribution import multimodality
 from easytune_lib.metrics.judge import Judge
-from easytune_lib.metrics.report import Reference, evaluate
+from easytune_lib.metrics.report import Reference, bootstrap, embed_motions, evaluate, score
+from easytune_lib.metrics.retrieval import r_precision
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, LatentDenoiser, mld
 from easytune_lib.motion.features import to_motion
 from easytune_lib.motion.motion import Motion
 from easytune_lib.motion.skeleton import HUMANML3D
-from easytune_lib.protocols import Prompts
+from easytune_lib.protocols import Prompts, Reward
 from easytune_lib.recipes import load_network
 from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.spm import SPM
@@ -51,10 +53,15 @@ class PromptSet:
 
     def first(self, count: int) -> "PromptSet":
         """A spread of at most ``count`` prompts over the whole set; 0 keeps all."""
-        if not count or count >= len(self):
+        rows = self.spread(count)
+        if len(rows) == len(self):
             return self
-        rows = np.linspace(0, len(self) - 1, count).round().astype(int).tolist()
         return PromptSet(self.prompts[rows], tuple(self.labels[i] for i in rows))
+
+    def spread(self, count: int) -> list[int]:
+        """The rows that :meth:`first` keeps."""
+        kept = min(count or len(self), len(self))
+        return np.linspace(0, len(self) - 1, kept).round().astype(int).tolist()
 
 
 @dataclass(frozen=True)
@@ -64,10 +71,11 @@ class Workbench:
     base: Base
     digest: str  # of all files it was read from
     model: MotionDiffusion
-    reward: AlignmentReward
+    reward: Reward
     judge: Judge
     prompts: dict[str, PromptSet]  # finetune, validation, test, unseen
     references: dict[str, Reference]  # real motion of validation, test and unseen, as judged
+    ceilings: dict[str, dict[str, Tensor]]  # "real" and "VAE": the judge's embeddings of each split
 
 
 def open_workbench(
@@ -98,7 +106,7 @@ def open_workbench(
         vae = load_network(VAE, weights / "vae.safetensors")
         denoiser = load_network(LatentDenoiser, weights / f"{base}.safetensors")
         model = mld(vae, denoiser, no_text, n_steps, 5.0 if guidance is None else guidance)
-    prompts, references = read_evaluation(weights, encoder)
+    prompts, ceilings = read_evaluation(weights, encoder)
     return Workbench(
         base,
         digest,
@@ -106,7 +114,8 @@ def open_workbench(
         AlignmentReward(load_network(SPM, weights / "spm.safetensors"), model.schedule),
         load_network(Judge, weights / "judge.safetensors"),
         prompts,
-        references,
+        {split: Reference.of(real) for split, real in ceilings["real"].items()},
+        ceilings,
     )
 
 
@@ -161,15 +170,22 @@ def motions_of(features: Float[Tensor, "batch frames features"], prompts: Prompt
 
 
 def judged(
-    bench: Workbench, model: MotionDiffusion, split: str, noise_seed: int, count: int = 0
-) -> dict[str, float]:
+    bench: Workbench,
+    model: MotionDiffusion,
+    split: str,
+    noise_seeds: Sequence[int],
+    count: int = 0,
+) -> list[dict[str, Any]]:
     """Generate a split and let the judge speak; the mean reward is reported beside it.
+
+    One row a noise seed. With several of them each row also has ``mmodality``, the mean
+    distance of two generations of one prompt, which is of all seeds together.
 
     Args:
         bench: Whose prompts, judge and reward.
         model: The base model, or one that was tuned.
         split: "validation", "test" or "unseen".
-        noise_seed: Of the noise, which is the same for every model.
+        noise_seeds: Of the noise, which is the same for every model.
         count: At most so many prompts; 0 takes all. FID needs more of them than the judge has
             dimensions (64).
 
@@ -179,8 +195,15 @@ def judged(
     if split not in bench.references:
         raise ValueError(f"no split {split!r} to be judged on; there are {list(bench.references)}")
     chosen = bench.prompts[split].first(count)
-    motion = sample(model, chosen.prompts, stream(noise_seed, "evaluate", split))
-    return judged_motion(bench, motion, chosen, split, noise_seed)
+    rows, embedded = [], []
+    for seed in noise_seeds:
+        motion = sample(model, chosen.prompts, stream(seed, "evaluate", split))
+        rows.append({"noise_seed": seed} | judged_motion(bench, motion, chosen, split, seed))
+        embedded.append(embed_motions(bench.judge, motion, chosen.prompts.lengths))
+    if len(rows) > 1:
+        spread = multimodality(torch.stack(embedded, dim=1))
+        rows = [row | {"mmodality": spread} for row in rows]
+    return rows
 
 
 @torch.no_grad()
@@ -195,12 +218,11 @@ def judged_motion(
     Raises:
         ValueError: There are too few prompts for groups or FID; a motion is not finite.
     """
-    known = all(chosen.labels)
-    names = chosen.labels if known else chosen.prompts.texts
     scores = evaluate(
         bench.judge, motion, chosen.prompts, chosen.labels, bench.references[split],
-        stream(noise_seed, "judge", split), distinct="label" if known else "caption",
-        group_size=min(32, len(set(names))),
+        stream(noise_seed, "judge", split),
+        distinct="label" if all(chosen.labels) else "caption",
+        group_size=_groups(chosen)[1],
     )  # fmt: skip
     rewards = [
         bench.reward(motion[rows, : chosen.prompts[rows].frames], chosen.prompts[rows])
@@ -209,13 +231,57 @@ def judged_motion(
     return {**vars(scores), "reward": float(torch.cat(rewards).mean())}
 
 
-def read_evaluation(
-    weights: Path, encoder: CachedEncoder
-) -> tuple[dict[str, PromptSet], dict[str, Reference]]:
-    """Prompts, and the judge's embeddings of the real motions that belong to them.
+def ceiling(bench: Workbench, kind: str, split: str, count: int = 0) -> dict[str, Any]:
+    """What the judge says of real motion, or of the VAE's reconstruction of it.
+
+    The ``_low`` and ``_high`` of R-precision and MM-Dist are a 95 % bootstrap over prompts. The FID
+    of real motion is 0, since it is its own reference.
+
+    Args:
+        bench: Whose judge and prompts.
+        kind: "real" or "VAE".
+        split: "validation", "test" or "unseen".
+        count: As of :func:`judged`.
 
     Raises:
-        ValueError: The file is missing or is no such file; or a set has too few motions for FID.
+        ValueError: There are no such embeddings.
+    """
+    embedded = bench.ceilings.get(kind, {}).get(split)
+    if embedded is None:
+        raise ValueError(
+            f"no {kind!r} motion of {split!r}; write it by `easytune train evaluation`"
+        )
+    chosen, rows = bench.prompts[split].first(count), bench.prompts[split].spread(count)
+    text, motion = bench.judge.embed_text(chosen.prompts.texts), embedded[rows]
+    names, group_size = _groups(chosen)
+    scores = score(
+        text, motion, names, bench.references[split], stream(0, "judge", split),
+        group_size=group_size,
+    )  # fmt: skip
+    found = r_precision(text, motion, names, rng=stream(0, "judge", split), group_size=group_size)
+    ends: dict[str, float] = {}
+    distance = (text - motion).norm(dim=1)
+    for metric, values in (("r1", found.hits(1)), ("mm_dist", distance)):
+        spread = bootstrap(values, stream(0, "bootstrap"))
+        ends |= {f"{metric}_low": spread.low, f"{metric}_high": spread.high}
+    return vars(scores) | ends
+
+
+def _groups(chosen: PromptSet) -> tuple[Sequence[str], int]:
+    """What no group of R-precision may hold twice, and how large groups can be."""
+    names = chosen.labels if all(chosen.labels) else chosen.prompts.texts
+    return names, min(32, len(set(names)))
+
+
+def read_evaluation(
+    weights: Path, encoder: CachedEncoder
+) -> tuple[dict[str, PromptSet], dict[str, dict[str, Tensor]]]:
+    """Prompts, and the judge's embeddings of the motions that belong to them: real, and rebuilt.
+
+    The embeddings are under "real" and "VAE" (empty where there was no VAE), then by split.
+
+    Raises:
+        ValueError: The file is missing or is no such file.
     """
     path = weights / "evaluation.safetensors"
     tensors, config = load_tensors(path)
@@ -228,9 +294,12 @@ def read_evaluation(
         )
         for name, part in config["sets"].items()
     }
-    references = {
-        name.removesuffix(".real"): Reference.of(value.float())
-        for name, value in tensors.items()
-        if name.endswith(".real")
+    ceilings = {
+        kind: {
+            name.removesuffix(end): value.float()
+            for name, value in tensors.items()
+            if name.endswith(end)
+        }
+        for kind, end in (("real", ".real"), ("VAE", ".vae"))
     }
-    return prompts, references
+    return prompts, ceilings

@@ -15,6 +15,7 @@ from easytune_lib.comparison import (
     Run,
     base_rows,
     best_rates,
+    ceiling_rows,
     cost_rows,
     curve_rows,
     load_tuned,
@@ -29,7 +30,7 @@ from easytune_lib.finetune.methods import DRaFT, EasyTune, ReFL
 from easytune_lib.records import RunRecord
 from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.storage import load_tensors
-from easytune_lib.workbench import judged
+from easytune_lib.workbench import ceiling, judged
 
 BENCH = tiny_bench()
 RUN = Run(
@@ -115,11 +116,11 @@ class TestTuned:
         model = load_tuned(BENCH, run, tmp_path)
         assert same(model.denoiser.state_dict(), weights(run, tmp_path))
         assert record is not None and record.tables["scores"] == [
-            {"split": split, "noise_seed": noise, **judged(BENCH, model, split, noise, 7)}
+            {"split": split} | row
             for split in ("test", "validation")
-            for noise in range(2)
+            for row in judged(BENCH, model, split, range(2), 7)
         ]
-        untouched = judged(BENCH, BENCH.model, "test", 0, 7)
+        (untouched,) = judged(BENCH, BENCH.model, "test", [0], 7)
         assert record.tables["scores"][0]["reward"] != untouched["reward"]
 
     def test_steps_are_the_run_s_not_the_bench_s(self, tmp_path):
@@ -157,6 +158,21 @@ class TestTuned:
         ]
         assert records[0].series == records[1].series
         assert records[0].tables == records[1].tables
+
+    def test_killed_while_the_judge_speaks_it_is_not_tuned_again(self, tmp_path, monkeypatch):
+        def dies(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(comparison, "judged", dies)
+            list(tuned(BENCH, RUN, tmp_path / "killed"))
+        assert list(tuned(BENCH, RUN, tmp_path / "killed")) == []
+        list(tuned(BENCH, RUN, tmp_path / "unbroken"))
+        killed, unbroken = (
+            RunRecord.find(tmp_path / name, "finetune", RUN.parameters)
+            for name in ("killed", "unbroken")
+        )
+        assert (killed.series, killed.tables) == (unbroken.series, unbroken.tables)
 
     def test_a_budget_of_seconds_counts_those_of_earlier_processes(self, tmp_path, eager):
         """30 s an update: 200 s are spent by the seventh."""
@@ -215,10 +231,19 @@ def test_base_rows_are_the_untouched_base_under_the_noise_of_the_runs():
     assert [(row["split"], row["noise_seed"]) for row in rows] == [
         ("test", 0), ("test", 1), ("validation", 0), ("validation", 1),
     ]  # fmt: skip
-    want = judged(BENCH, BENCH.model, "test", 1, 7)
-    assert rows[1] == {
-        "method": "base", "seed": 0, "lr": 0.0, "split": "test", "noise_seed": 1, **want,
-    }  # fmt: skip
+    want = judged(BENCH, BENCH.model, "test", range(2), 7)
+    assert rows[1] == {"method": "base", "seed": 0, "lr": 0.0, "split": "test", **want[1]}
+    assert rows[1]["noise_seed"] == 1
+
+
+def test_ceilings_are_the_real_motion_and_what_a_vae_leaves_of_it():
+    rows = ceiling_rows(BENCH, ("test", "validation"), prompts=7)
+    assert [(row["method"], row["split"]) for row in rows] == [
+        ("real", "test"), ("real", "validation"),
+    ]  # fmt: skip
+    assert rows[0] == {"method": "real", "split": "test"} | ceiling(BENCH, "real", "test", 7)
+    latent = ceiling_rows(replace(BENCH, base="mld"), ("test",))
+    assert [row["method"] for row in latent] == ["real", "VAE"]
 
 
 def row(method, seed, noise, r1, fid=1.0, split="test", lr=0.0):
@@ -297,6 +322,15 @@ def test_the_best_rate_is_each_method_s_own():
         "mm_dist": 0.7, "r1": pytest.approx(0.3),
     }  # fmt: skip
     assert best_rates(planned, records, "r1")[0] == {"A": 1e-5, "B": 5e-5}
+
+
+def test_one_lucky_seed_does_not_choose_the_rate():
+    planned, records = zip(
+        finished("A", 1e-5, 0.1, 0), finished("A", 1e-5, 0.9, 1),
+        finished("A", 5e-5, 0.3, 0), finished("A", 5e-5, 0.4, 1),
+        strict=True,
+    )  # fmt: skip
+    assert best_rates(planned, records)[0] == {"A": 5e-5}
 
 
 def test_curves_are_rounded_and_their_seconds_kept_apart():

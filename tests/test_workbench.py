@@ -10,7 +10,7 @@ from tiny_world import StubEncoder, tiny_bench
 from easytune_lib import workbench
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import sample
-from easytune_lib.metrics.report import evaluate
+from easytune_lib.metrics.report import evaluate, score
 from easytune_lib.motion.features import to_joints
 from easytune_lib.motion.skeleton import HUMANML3D
 from easytune_lib.seeding import stream
@@ -20,6 +20,7 @@ from easytune_lib.workbench import (
     PromptSet,
     Workbench,
     ask,
+    ceiling,
     judged,
     judged_motion,
     motions_of,
@@ -134,11 +135,12 @@ class TestJudged:
     def test_repeats_exactly_and_leaves_the_global_generator_alone(self, bench):
         torch.manual_seed(1)
         before = torch.random.get_rng_state()
-        first = judged(bench, bench.model, "validation", 0, ENOUGH)
+        first, second = judged(bench, bench.model, "validation", [0, 1], ENOUGH)
         assert torch.equal(before, torch.random.get_rng_state())
         torch.manual_seed(2)
-        assert judged(bench, bench.model, "validation", 0, ENOUGH) == first
-        assert judged(bench, bench.model, "validation", 1, ENOUGH) != first
+        assert judged(bench, bench.model, "validation", [0, 1], ENOUGH) == [first, second]
+        assert (first["noise_seed"], second["noise_seed"]) == (0, 1)
+        assert first["fid"] != second["fid"] and first["mmodality"] == second["mmodality"] > 0
         assert 0 <= first["r1"] <= first["r2"] <= first["r3"] <= 1 and first["fid"] > 0
 
     def test_every_model_is_given_the_same_noise(self, benches, other, monkeypatch):
@@ -157,7 +159,7 @@ class TestJudged:
             (bench.model, "test", 0), (other, "test", 0), (other, "test", 1),
             (other, "validation", 0),
         ):  # fmt: skip
-            judged(bench, model, split, seed)
+            judged(bench, model, split, [seed])
         assert torch.equal(drawn[0], drawn[1])
         assert not torch.equal(drawn[1], drawn[2]) and not torch.equal(drawn[1], drawn[3])
 
@@ -165,8 +167,8 @@ class TestJudged:
         bench = tiny_bench()
         chosen = bench.prompts["test"]
         motion = sample(bench.model, chosen.prompts, stream(3, "evaluate", "test"))
-        got = judged(bench, bench.model, "test", 3)
-        assert got == judged_motion(bench, motion, chosen, "test", 3)
+        (got,) = judged(bench, bench.model, "test", [3])
+        assert got == {"noise_seed": 3} | judged_motion(bench, motion, chosen, "test", 3)
         assert got["reward"] == pytest.approx(bench.reward(motion, chosen.prompts).mean().item())
 
     def test_prompts_without_labels_are_told_apart_by_caption(self):
@@ -186,12 +188,38 @@ class TestJudged:
         bench = tiny_bench()
         message = rf"no split '{split}' to be judged on; there are \['validation', 'test'\]"
         with pytest.raises(ValueError, match=message):
-            judged(bench, bench.model, split, 0)
+            judged(bench, bench.model, split, [0])
 
     def test_too_few_prompts_for_fid_are_refused(self, benches):
         bench = benches["mdm"]
         with pytest.raises(ValueError, match="needs at least 65 motions, got 64"):
-            judged(bench, bench.model, "test", 0, ENOUGH - 1)
+            judged(bench, bench.model, "test", [0], ENOUGH - 1)
+
+
+class TestCeiling:
+    def test_real_motion_is_its_own_reference_and_the_vae_s_is_near_it(self, benches):
+        bench = benches["mdm"]
+        real, rebuilt = (ceiling(bench, kind, "test") for kind in ("real", "VAE"))
+        assert abs(real["fid"]) < 1e-4 < rebuilt["fid"] < 0.2
+        assert real["jerk"] is None, "there is no motion, only how it looks to the judge"
+        for row in (real, rebuilt):
+            assert row["r1_low"] < row["r1"] < row["r1_high"] <= 1
+            assert row["mm_dist_low"] < row["mm_dist"] < row["mm_dist_high"]
+
+    def test_it_is_asked_for_the_prompts_and_groups_of_the_models(self):
+        bench = tiny_bench()
+        chosen = bench.prompts["test"].first(6)
+        real = bench.ceilings["real"]["test"][bench.prompts["test"].spread(6)]
+        want = score(
+            bench.judge.embed_text(chosen.prompts.texts), real, chosen.labels,
+            bench.references["test"], stream(0, "judge", "test"), group_size=6,
+        )  # fmt: skip
+        got = ceiling(bench, "real", "test", 6)
+        assert {name: got[name] for name in vars(want)} == vars(want)
+
+    def test_what_was_never_embedded_is_refused(self):
+        with pytest.raises(ValueError, match="no 'VAE' motion of 'unseen'; write it by"):
+            ceiling(tiny_bench(), "VAE", "unseen")
 
 
 class TestFiles:

@@ -64,13 +64,15 @@ def tiny_bench(n_steps: int = 2, digest: str = "tiny") -> Workbench:
         spm = SPM(dim=8, layers=1, latent=8, max_frames=32, dropout=0.0)
         judge = Judge(embedding=4, width=8, words=words)
     model = network.eval().diffusion(StubEncoder().encode([""]), n_steps, guidance=2.5)
-    prompts, references = {}, {}
+    prompts, ceilings = {}, {"real": {}, "VAE": {}}
     for name, count in (("finetune", 12), ("validation", 8), ("test", 8)):
         texts = [f"{name} {i}" for i in range(count)]
         lengths = 16 + 4 * (torch.arange(count) % 3)
         prompts[name] = PromptSet(Prompts(StubEncoder().encode(texts), lengths), tuple(texts))
         if name != "finetune":
-            real = torch.nn.functional.normalize(torch.randn(20, 4, generator=stream(0, name)))
-            references[name] = Reference.of(real)
+            for kind in ceilings:
+                drawn = torch.randn(count, 4, generator=stream(0, name, kind))
+                ceilings[kind][name] = torch.nn.functional.normalize(drawn)
     reward = AlignmentReward(spm.eval(), model.schedule)
-    return Workbench("mdm", digest, model, reward, judge.eval(), prompts, references)
+    references = {split: Reference.of(real) for split, real in ceilings["real"].items()}
+    return Workbench("mdm", digest, model, reward, judge.eval(), prompts, references, ceilings)

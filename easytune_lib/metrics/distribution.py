@@ -69,19 +69,28 @@ def diversity(embeddings: Float[Tensor, "n dim"], rng: torch.Generator, pairs: i
 
 
 def multimodality(
-    embeddings: Float[Tensor, "prompts repeats dim"], rng: torch.Generator, pairs: int = 10
+    embeddings: Float[Tensor, "prompts repeats dim"],
+    rng: torch.Generator | None = None,
+    pairs: int = 10,
 ) -> float:
     """Mean distance of motions made for one caption; published with 100 prompts, 30 repeats.
 
-    Two independent draws of ``pairs`` of the repeats, the same for all prompts, so a pair may
-    coincide (once in ``repeats``), as in the published protocol.
+    With ``rng``, the published protocol: two independent draws of ``pairs`` of the repeats, the
+    same for all prompts, so a pair may coincide (once in ``repeats``) and count as 0. Without,
+    every pair of different repeats counts once, which suits few repeats.
 
     Raises:
-        ValueError: Fewer repeats than ``pairs``.
+        ValueError: Fewer repeats than ``pairs``, or, without ``rng``, fewer than 2.
 
     Source: Guo et al., CVPR 2022, section 5.
     """
-    a, b = _two_draws(embeddings.shape[1], pairs, "repeats", rng)
+    repeats = embeddings.shape[1]
+    if rng is not None:
+        a, b = _two_draws(repeats, pairs, "repeats", rng)
+    elif repeats > 1:
+        a, b = torch.triu_indices(repeats, repeats, offset=1)
+    else:
+        raise ValueError("MModality compares motions of one caption: give at least 2 repeats")
     return (embeddings[:, a].double() - embeddings[:, b].double()).norm(dim=-1).mean().item()
 
 

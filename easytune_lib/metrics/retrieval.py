@@ -17,12 +17,23 @@ class RetrievalResult:
     precision: Float[Tensor, "draws top"]  # float64, in [0, 1]
     mm_dist: Float[Tensor, " draws"]  # float64; a caption to its own motion
     groups: tuple[int, ...]  # groups of each draw
+    ranks: Int[Tensor, "draws n"]  # of the own motion, 0 the best; -1 where a row was left over
 
     def r(self, k: int) -> float:
         """R-precision top ``k``, mean over draws."""
         if k not in self.top:
             raise ValueError(f"top {k} was not computed; there are {self.top}")
         return self.precision[:, self.top.index(k)].mean().item()
+
+    def hits(self, k: int) -> Float[Tensor, " asked"]:
+        """How often each caption found its motion among ``k``; captions never drawn are left out.
+
+        What a bootstrap over captions resamples. Its mean differs a little from :meth:`r` where
+        captions were drawn unequally often.
+        """
+        drawn = self.ranks >= 0
+        found = (drawn & (self.ranks < k)).sum(dim=0)[drawn.any(dim=0)]
+        return found.double() / drawn.sum(dim=0)[drawn.any(dim=0)]
 
 
 def r_precision(
@@ -77,7 +88,8 @@ def r_precision(
             f"pairs: give more, or compare at a smaller group_size (chance is 1/group_size)"
         )
     precision, mm_dist, groups = [], [], []
-    for _ in range(repeats):
+    found = torch.full((repeats, len(text)), -1)
+    for draw in range(repeats):
         rows = draw_groups(names, group_size, rng).to(text.device)
         distance = torch.cdist(
             text[rows].double(),
@@ -88,7 +100,10 @@ def r_precision(
         precision.append([(rank < k).double().mean() for k in top])
         mm_dist.append(distance.diagonal(dim1=1, dim2=2).mean())
         groups.append(len(rows))
-    return RetrievalResult(top, torch.tensor(precision), torch.stack(mm_dist).cpu(), tuple(groups))
+        found[draw, rows.flatten().cpu()] = rank.flatten().cpu()
+    return RetrievalResult(
+        top, torch.tensor(precision), torch.stack(mm_dist).cpu(), tuple(groups), found
+    )
 
 
 def draw_groups(

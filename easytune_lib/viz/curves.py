@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from scipy.special import stdtrit
 
@@ -247,11 +248,14 @@ def plot_method_table(
     """Is a method better than the base model on the judge's metrics?
 
     One panel a metric, one line a method: faint dots are its rows (training seeds), the large
-    one is their mean, the bar the mean's 95 % interval. The dashed line is the base model.
+    one is their mean, the bar the mean's 95 % interval. The dashed line is the base model, the
+    others real motion and the VAE's reconstruction of it, where the record has them.
 
     Reads:
         ``tables["methods"]``: rows with ``method`` (one is "base"), and the metrics by key,
         for instance ``r1``, ``fid``; one row a seed. Further columns are ignored.
+        ``tables["ceilings"]``, where it is there: rows with ``method`` ("real", "VAE"),
+        ``split`` and the metrics; those of split "test" are drawn.
 
     Args:
         record: See above.
@@ -264,10 +268,14 @@ def plot_method_table(
     rows = _table(record, "methods", ("method", *metrics))
     methods = [m for m in _methods(rows) if m != "base"][::-1]
     fig, axes = _panels(width, len(metrics), height=0.55 + 0.2 * len(methods), sharey=True)
+    lines: dict[str, Line2D] = {}
     for ax, metric in zip(axes, metrics, strict=True):
         base = [row[metric] for row in rows if row["method"] == "base"]
         if base:
             ax.axvline(float(np.mean(base)), color=GREY, ls="--", lw=1)
+        for row in (row for row in record.tables.get("ceilings", []) if row["split"] == "test"):
+            look = method_style(row["method"])
+            lines[look["label"]] = ax.axvline(row[metric], color=look["color"], lw=0.9, zorder=1)
         for y, method in enumerate(methods):
             values = np.array([row[metric] for row in rows if row["method"] == method])
             color, marker = (method_style(method)[key] for key in ("color", "marker"))
@@ -289,6 +297,8 @@ def plot_method_table(
             "base", (mean, 1), (2, 0), xycoords=("data", "axes fraction"),
             textcoords="offset points", fontsize=6.5, color=GREY, va="top",
         )  # fmt: skip
+    if lines:
+        fig.legend(lines.values(), lines.keys(), loc="outside lower right", ncols=len(lines))
     return fig
 
 

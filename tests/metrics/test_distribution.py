@@ -111,6 +111,14 @@ def test_multimodality_by_hand():
     assert multimodality(both, stream(0), pairs=2000) == pytest.approx(1.25, abs=0.1)
 
 
+def test_every_pair_counts_once_without_a_stream():
+    """Three motions on a line at 0, 1 and 3: distances 1, 2 and 3."""
+    line = torch.tensor([[[0.0], [1.0], [3.0]]])
+    assert multimodality(line) == pytest.approx(2.0)
+    with pytest.raises(ValueError, match="give at least 2 repeats"):
+        multimodality(line[:, :1])
+
+
 def test_multimodality_does_not_see_how_prompts_differ():
     x = normal(1, 30, 4).repeat(2, 1, 1)
     moved = x + torch.tensor([0.0, 100.0])[:, None, None]
