@@ -1,19 +1,20 @@
 """What the judge says of a set of motions, and how sure one can be of a difference."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.special import stdtrit
 from torch import Tensor
 
 from easytune_lib.metrics.distribution import diversity, frechet_distance, moments
 from easytune_lib.metrics.foot import foot_skate_ratio, mean_jerk
+from easytune_lib.metrics.intervals import Interval as Interval
+from easytune_lib.metrics.intervals import bootstrap as bootstrap
+from easytune_lib.metrics.intervals import interval as interval
+from easytune_lib.metrics.intervals import paired_interval as paired_interval
 from easytune_lib.metrics.judge import Judge
 from easytune_lib.metrics.retrieval import r_precision
 from easytune_lib.motion.features import to_joints
@@ -168,56 +169,3 @@ def embed_motions(
         for rows in torch.arange(len(motion), device=motion.device).split(batch_size)
     ]
     return torch.cat(parts)
-
-
-class Interval(NamedTuple):
-    """A mean and the ends of its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """Mean and 95 % Student-t interval over independent runs, for instance training seeds.
-
-    Raises:
-        ValueError: Fewer than two values, or one is not finite.
-    """
-    x = np.asarray(values, dtype=np.float64)
-    if len(x) < 2:
-        raise ValueError(f"an interval needs at least 2 runs, got {len(x)}")
-    if not np.isfinite(x).all():
-        raise ValueError(f"values are not finite: {list(values)}")
-    mean = float(x.mean())
-    half = float(stdtrit(len(x) - 1, 0.975)) * float(x.std(ddof=1)) / math.sqrt(len(x))
-    return Interval(mean, mean - half, mean + half)
-
-
-def paired_interval(a: Sequence[float], b: Sequence[float]) -> Interval:
-    """:func:`interval` of ``a - b``, run by run; for runs that share seed and noise."""
-    if len(a) != len(b):
-        raise ValueError(f"pairs need equally many runs, got {len(a)} and {len(b)}")
-    return interval([x - y for x, y in zip(a, b, strict=True)])
-
-
-def bootstrap(
-    values: Sequence[float] | Float[Tensor, " n"], rng: torch.Generator, draws: int = 2000
-) -> Interval:
-    """Mean and 95 % percentile bootstrap interval over prompts.
-
-    It says how far the mean depends on which prompts were asked, not on training seeds.
-
-    Raises:
-        ValueError: Fewer than two values, or one is not finite.
-
-    Source: Efron, 1979.
-    """
-    x = torch.as_tensor(values, dtype=torch.float64).cpu()
-    if len(x) < 2 or not x.isfinite().all():
-        raise ValueError(f"expected at least 2 finite values, got {x[:10].tolist()}")
-    means = torch.stack(
-        [x[torch.randint(len(x), (len(x),), generator=rng)].mean() for _ in range(draws)]
-    )
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Interval(x.mean().item(), low, high)
