@@ -18,6 +18,8 @@ from easytune_lib.seeding import seed_of, stream
 from easytune_lib.storage import load_tensors, pack_optimizer, part, save_tensors, unpack_optimizer
 
 Objective = Callable[[torch.Generator], tuple[Tensor, dict[str, float]]]
+"""Draws a batch and returns the loss and its terms. What it remembers from step to step, if
+anything, are tensors in a dict ``state``, which is saved and resumed with the network."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def train(
         named.values(), lr=plan.lr, betas=plan.betas, weight_decay=plan.weight_decay, fused=True
     )
     average = {n: p.detach().clone() for n, p in named.items()}
-    start, spent = _resume(network, average, optimizer, plan, checkpoint)
+    memory: dict[str, Tensor] = getattr(objective, "state", {})
+    start, spent = _resume(network, average, memory, optimizer, plan, checkpoint)
     began = time.perf_counter()
     network.train()
     for step in range(start, plan.steps):
@@ -108,7 +111,7 @@ def train(
                 average[name].lerp_(parameter, 1 - decay)
         done, seconds = step + 1, time.perf_counter() - began
         if checkpoint and (done % plan.save_every == 0 or done == plan.steps):
-            _save(network, average, optimizer, plan, checkpoint, done, spent + seconds)
+            _save(network, average, memory, optimizer, plan, checkpoint, done, spent + seconds)
         yield TrainingStep(
             done, plan.steps, loss.item(), parts, norm.item(), spent + seconds,
             seconds / (done - start),
@@ -122,6 +125,7 @@ def train(
 def _save(
     network: nn.Module,
     average: dict[str, Tensor],
+    memory: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
     plan: TrainingPlan,
     checkpoint: Path,
@@ -130,6 +134,7 @@ def _save(
 ) -> None:
     tensors = {f"network.{n}": t for n, t in network.state_dict().items()}
     tensors |= {f"average.{n}": t for n, t in average.items()}
+    tensors |= {f"memory.{n}": t for n, t in memory.items()}
     tensors |= pack_optimizer(optimizer)
     save_tensors(checkpoint, tensors, {"plan": asdict(plan), "done": done, "seconds": seconds})
 
@@ -137,6 +142,7 @@ def _save(
 def _resume(
     network: nn.Module,
     average: dict[str, Tensor],
+    memory: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
     plan: TrainingPlan,
     checkpoint: Path | None,
@@ -153,5 +159,7 @@ def _resume(
     network.load_state_dict(part(tensors, "network."), strict=True)
     for name, value in part(tensors, "average.").items():
         average[name].copy_(value)
+    for name, value in part(tensors, "memory.").items():
+        memory[name].copy_(value)
     unpack_optimizer(optimizer, tensors)
     return int(config["done"]), float(config.get("seconds", 0.0))

@@ -198,9 +198,12 @@ class MotionBatch:
 
 
 def balance(clips: Sequence[Clip]) -> Float[Tensor, " clips"]:
-    """A weight for each clip: a label's share then grows as the square root of its clips."""
+    """A weight for each clip: a label's share then grows as the square root of its clips.
+
+    A clip whose label is unknown counts as a label of its own.
+    """
     counts = Counter(clip.label for clip in clips)
-    return torch.tensor([counts[clip.label] ** -0.5 for clip in clips])
+    return torch.tensor([counts[clip.label] ** -0.5 if clip.label else 1.0 for clip in clips])
 
 
 def draw_balanced(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -35,9 +36,20 @@ LAPTOP = SPMLoss(reconstruction=0.5, contrastive=1.0)
 """Retrieval first. A deviation from the paper: a laptop trains for minutes, not for days."""
 
 
+@runtime_checkable
+class Corruption(Protocol):
+    """Hides motions as a diffusion does, so that a reward learns to read them at any step."""
+
+    def __call__(
+        self, model: SPM, batch: MotionBatch, rng: torch.Generator
+    ) -> tuple[Float[Tensor, "batch frames features"], Int[Tensor, " batch"]]:
+        """Motions in physical units, some of them noised, and each one's step (0: clean)."""
+        ...
+
+
 @dataclass(frozen=True)
 class StepNoise:
-    """Motions are noised as a diffusion does, so that the model can read them at any step.
+    """Noise on the features themselves, as in the released code.
 
     Source: Tan et al. (2026), section on noise-aware training. Deviations from the released
     code: drawn for each motion, not for each batch; on normalised features, where it is on
@@ -48,29 +60,77 @@ class StepNoise:
     max_t: int = 500  # t is uniform in 0 .. max_t, of 1000
 
     def __call__(
-        self,
-        x: Float[Tensor, "batch frames features"],
-        rng: torch.Generator,
+        self, model: SPM, batch: MotionBatch, rng: torch.Generator
     ) -> tuple[Float[Tensor, "batch frames features"], Int[Tensor, " batch"]]:
-        """Some of the normalised motions with noise, and each one's step (0: clean)."""
-        noised = torch.rand(len(x), generator=rng) < self.probability
-        t = torch.randint(self.max_t + 1, (len(x),), generator=rng)
-        noise = torch.randn(x.shape, generator=rng, dtype=x.dtype)
-        noised, t, noise = noised.to(x.device), t.to(x.device), noise.to(x.device)
-        x_t = NoiseSchedule.scaled_linear().add_noise(x, noise, t)
-        return torch.where(noised[:, None, None], x_t, x), torch.where(noised, t, 0)
+        """See :class:`Corruption`."""
+        x = model.normalise(batch.features, batch.mask)
+        x, t = _noised(x, self.probability, self.max_t, rng)
+        return model.denormalise(x, batch.mask), t
+
+
+@dataclass(frozen=True)
+class LatentNoise:
+    """Noise on a latent, decoded: what a latent diffusion really shows its reward.
+
+    A motion left clean is not sent through the decoder.
+    """
+
+    encode: Callable[[Tensor, Tensor], Tensor]  # motion in physical units and mask to a latent
+    decode: Callable[[Tensor, Tensor], Tensor]  # a latent and mask to motion in physical units
+    probability: float = 0.5
+    max_t: int = 999  # a decoder hides much noise, so that all of the chain is worth reading
+
+    @torch.no_grad()
+    def __call__(
+        self, model: SPM, batch: MotionBatch, rng: torch.Generator
+    ) -> tuple[Float[Tensor, "batch frames features"], Int[Tensor, " batch"]]:
+        """See :class:`Corruption`."""
+        latent, t = _noised(
+            self.encode(batch.features, batch.mask), self.probability, self.max_t, rng
+        )
+        decoded = self.decode(latent, batch.mask)
+        return torch.where((t == 0)[:, None, None], batch.features, decoded), t
+
+
+def _noised(
+    x: Float[Tensor, "batch tokens dim"], probability: float, max_t: int, rng: torch.Generator
+) -> tuple[Float[Tensor, "batch tokens dim"], Int[Tensor, " batch"]]:
+    """Some states with the noise of a random step, and each one's step (0: left as it was)."""
+    noised = torch.rand(len(x), generator=rng) < probability
+    t = torch.randint(max_t + 1, (len(x),), generator=rng)
+    noise = torch.randn(x.shape, generator=rng, dtype=x.dtype)
+    noised, t, noise = noised.to(x.device), t.to(x.device), noise.to(x.device)
+    x_t = NoiseSchedule.scaled_linear().add_noise(x, noise, t)
+    return torch.where(noised[:, None, None], x_t, x), torch.where(noised, t, 0)
 
 
 MIXED = StepNoise()
 """Half of the motions clean, half noised."""
 
 
+@dataclass(frozen=True, eq=False)
+class Meaning:
+    """What tells whether two clips mean the same: names, and the sentences' embeddings."""
+
+    texts: tuple[str, ...]
+    labels: tuple[str, ...]  # "" where unknown
+    ids: tuple[str, ...]
+    sentence: Float[Tensor, "clips width"]
+
+    @classmethod
+    def of(cls, batch: MotionBatch, text: TextFeatures) -> "Meaning":
+        """Of a batch and the features of its captions."""
+        return cls(batch.texts, batch.labels, batch.ids, text.sentence)
+
+    def __getitem__(self, rows: Sequence[int]) -> "Meaning":
+        def pick(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(names[i] for i in rows)
+
+        return Meaning(pick(self.texts), pick(self.labels), pick(self.ids), self.sentence[rows])
+
+
 def same_meaning(
-    texts: MotionBatch,
-    motions: MotionBatch,
-    text: TextFeatures,
-    of_motions: TextFeatures,
-    threshold: float,
+    asked: Meaning, motions: Meaning, threshold: float
 ) -> Bool[Tensor, "texts motions"]:
     """True where a motion fits a caption as well as that caption's own motion.
 
@@ -80,15 +140,16 @@ def same_meaning(
     Deviation from the paper, which asks the cosine alone: captions made from templates are
     alike throughout (12 % of the pairs of the laptop corpus with different labels exceed .8).
     """
-    alike = F.cosine_similarity(text.sentence[:, None], of_motions.sentence[None], dim=-1)
+    a, b = (F.normalize(part.sentence, dim=-1) for part in (asked, motions))
+    alike = a @ b.T
 
     def equal(a: Sequence[str], b: Sequence[str]) -> Tensor:
         return torch.from_numpy(np.equal.outer(np.array(a), np.array(b))).to(alike.device)
 
-    unknown = torch.tensor([not label for label in texts.labels], device=alike.device)[:, None]
+    unknown = torch.tensor([not label for label in asked.labels], device=alike.device)[:, None]
     unknown = unknown | torch.tensor([not label for label in motions.labels], device=alike.device)
-    same = torch.where(unknown, alike > threshold, equal(texts.labels, motions.labels))
-    return same | equal(texts.texts, motions.texts) | equal(texts.ids, motions.ids)
+    same = torch.where(unknown, alike > threshold, equal(asked.labels, motions.labels))
+    return same | equal(asked.texts, motions.texts) | equal(asked.ids, motions.ids)
 
 
 def info_nce(
@@ -119,7 +180,7 @@ def spm_loss(
     text: TextFeatures,
     rng: torch.Generator,
     loss: SPMLoss = LAPTOP,
-    noise: StepNoise | None = None,
+    noise: Corruption | None = None,
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
     """The loss of one batch, and its terms before they are weighted.
 
@@ -132,10 +193,8 @@ def spm_loss(
     """
     mask = batch.mask
     clean = model.normalise(batch.features, mask)
-    x, t = clean, None
-    if noise is not None:
-        x, t = noise(clean, rng)
-    motion = model.encode_motion(model.denormalise(x, mask), mask, t)
+    seen, t = (batch.features, None) if noise is None else noise(model, batch, rng)
+    motion = model.encode_motion(seen, mask, t)
     caption = model.encode_text(text)
     unit = (torch.zeros_like(motion[0]), torch.zeros_like(motion[0]))
 
@@ -148,7 +207,8 @@ def spm_loss(
     real = mask.sum() * clean.shape[2]
     decoded = model.decode(torch.cat([z_caption, z_motion]), mask.repeat(2, 1))
     similarity = F.normalize(caption[0], dim=-1) @ F.normalize(motion[0], dim=-1).T
-    same = same_meaning(batch, batch, text, text, loss.threshold)
+    meaning = Meaning.of(batch, text)
+    same = same_meaning(meaning, meaning, loss.threshold)
     terms = {
         "reconstruction": F.smooth_l1_loss(decoded, clean.repeat(2, 1, 1), reduction="sum") / real,
         "kl": kl(caption, motion) + kl(motion, caption) + kl(motion, unit) + kl(caption, unit),
@@ -164,7 +224,7 @@ def spm_objective(
     clips: Sequence[Clip],
     features: CaptionFeatures,
     loss: SPMLoss = LAPTOP,
-    noise: StepNoise | None = MIXED,
+    noise: Corruption | None = MIXED,
     batch_size: int = 64,
     max_frames: int = 128,
 ) -> Objective:

@@ -8,16 +8,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from easytune_lib.motion.corpus import Clip, MotionBatch
+from easytune_lib.motion.corpus import Clip, MotionBatch, draw_balanced
 from easytune_lib.protocols import Prompts, TextFeatures
 from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.objective import (
     LAPTOP,
     MIXED,
     CaptionFeatures,
+    Corruption,
+    Meaning,
     SPMLoss,
-    StepNoise,
-    draw_balanced,
     same_meaning,
     spm_loss,
 )
@@ -29,6 +29,9 @@ from easytune_lib.training import Objective
 class SPL:
     """How preferences are mined from the reward's failures, and what they weigh.
 
+    Motions are searched in a bank of embeddings of all clips, which is encoded anew every
+    ``refresh`` steps, so that a pool may be far larger than a batch.
+
     Source: Tan et al. (2026), Eq. 13 to 17; K = 10, weight 1e-2. Deviations: a caption's false
     negatives neither take a place among the top k nor are they ever the loser; the temperature
     is InfoNCE's (the released code divides by it twice, .01 in all).
@@ -37,7 +40,27 @@ class SPL:
     top_k: int = 10
     temperature: float = 0.1
     weight: float = 1e-2  # beside the loss of the SPM
-    pool: int = 256  # motions a step that captions are searched in, the batch among them
+    pool: int = 256  # motions that each caption is searched in, beside its own
+    refresh: int = 20  # steps; 1 mines with the reward exactly as it is
+
+
+@dataclass(frozen=True)
+class OfficialSPL:
+    """SPL as the released code does it, which is not what the paper says.
+
+    Pairs come from the batch alone, by the cosine of sampled latents. A caption counts as
+    correct where its motion is among the top k, or where *any* motion of the batch has a cosine
+    above ``correct_above``. Correct captions are not skipped: their target is (0.5, 0.5) on the
+    first motion and the true one, which pulls a hard negative and the truth together. The
+    temperature is applied twice.
+
+    Source: the code released with Tan et al. (2026), ``train_spm.py``.
+    """
+
+    top_k: int = 10
+    temperature: float = 0.1
+    weight: float = 1e-2
+    correct_above: float = 0.8
 
 
 def mine(
@@ -98,74 +121,179 @@ def spl_loss(
     return loss, refined.float().mean().item()
 
 
+def official_spl_loss(
+    scores: Float[Tensor, "batch batch"], spl: OfficialSPL
+) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    """The released code's loss; row ``i``'s own motion is column ``i``.
+
+    Returns:
+        The mean over captions, and two shares of the captions: ``refined``, counted as wrong,
+        and ``pulled``, counted as correct though another motion is first, so that the loss
+        pulls the two together.
+
+    Source: see :class:`OfficialSPL`.
+    """
+    own = scores.diagonal()
+    first, place = scores.max(dim=1)
+    found = (scores > own[:, None]).sum(dim=1) < spl.top_k
+    correct = found | (scores > spl.correct_above).any(dim=1)
+    pair = torch.stack([own, first], dim=1) / spl.temperature / spl.temperature
+    target = torch.where(correct[:, None], pair.new_tensor([0.5, 0.5]), pair.new_tensor([1.0, 0.0]))
+    loss = F.kl_div(pair.log_softmax(dim=1), target, reduction="batchmean")
+    second = place != torch.arange(len(scores), device=scores.device)
+    shares = {"refined": ~correct, "pulled": correct & second}
+    return loss, {name: rows.float().mean().item() for name, rows in shares.items()}
+
+
+class Refinement:
+    """The SPM's loss plus SPL's, as an objective for :func:`easytune_lib.training.train`.
+
+    ``state`` is the bank: what a resumed training must remember to equal an unbroken one.
+    """
+
+    def __init__(
+        self,
+        model: SPM,
+        clips: Sequence[Clip],
+        features: CaptionFeatures,
+        spl: SPL,
+        loss: SPMLoss,
+        noise: Corruption | None,
+        batch_size: int,
+        max_frames: int,
+    ):
+        self.model, self.clips, self.features = model, clips, features
+        self.spl, self.loss, self.noise, self.max_frames = spl, loss, noise, max_frames
+        self.draw = draw_balanced(clips, batch_size, max_frames)
+        self.row = {clip.id: row for row, clip in enumerate(clips)}
+        captions = tuple(clip.captions[0].text for clip in clips)
+        self.meaning = Meaning(
+            captions,
+            tuple(clip.label for clip in clips),
+            tuple(clip.id for clip in clips),
+            features(captions).sentence.to(model.mean.device),
+        )
+        latent = model.from_latent.in_features
+        self.state = {
+            "bank": model.mean.new_zeros(len(clips), latent),
+            "age": torch.tensor(spl.refresh),  # steps since the bank was encoded
+        }
+
+    def __call__(self, rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """The loss of one batch, and its terms; ``refined`` is the share of captions missed."""
+        model, spl, device = self.model, self.spl, self.model.mean.device
+        if self.state["age"] >= spl.refresh:
+            self._refresh()
+        self.state["age"] += 1
+        batch = self.draw(rng).to(device)
+        text = self.features(batch.texts).to(device)
+        total, terms = spm_loss(model, batch, text, rng, self.loss, self.noise)
+        refined, loser = self._mine(batch, text, rng)
+        preference = torch.zeros((), device=device)
+        if refined.any():
+            won = model.encode_motion(batch.features[refined], batch.mask[refined])[0]
+            wrong = self._clips(loser[refined].tolist()).to(device)
+            lost = model.encode_motion(wrong.features, wrong.mask)[0]
+            caption = model.encode_text(text[refined.nonzero().flatten()])[0]
+            winner, worse = (F.cosine_similarity(motion, caption) for motion in (won, lost))
+            preference = preference_loss(winner, worse, spl.temperature).sum() / len(batch)
+        terms |= {"spl": preference.item(), "refined": refined.float().mean().item()}
+        return total + spl.weight * preference, terms
+
+    @torch.no_grad()
+    def _mine(
+        self, batch: MotionBatch, text: TextFeatures, rng: torch.Generator
+    ) -> tuple[Bool[Tensor, " batch"], Int[Tensor, " batch"]]:
+        """Which captions are missed, and the row of the clip that is wrongly preferred."""
+        own = torch.tensor([self.row[name] for name in batch.ids])
+        drawn = torch.randperm(len(self.clips), generator=rng)[: self.spl.pool]
+        pool = torch.cat([own, drawn[~torch.isin(drawn, own)]]).unique()
+        caption = AlignmentReward(self.model).embed_text(text)
+        bank = self.state["bank"][pool.to(text.tokens.device)]
+        scores = F.normalize(caption, dim=-1) @ F.normalize(bank, dim=-1).T
+        same = same_meaning(
+            Meaning.of(batch, text), self.meaning[pool.tolist()], self.loss.threshold
+        )
+        truth = torch.searchsorted(pool, own).to(scores.device)
+        refined, loser = mine(scores, truth, same, self.spl.top_k)
+        return refined, pool.to(scores.device)[loser]
+
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        """Encode all clips from their start, by length, so that little is padded."""
+        reward, device = AlignmentReward(self.model), self.model.mean.device
+        order = sorted(range(len(self.clips)), key=lambda i: len(self.clips[i].features))
+        for start in range(0, len(order), 64):
+            rows = order[start : start + 64]
+            part = self._clips(rows).to(device)
+            asked = Prompts(self.features(part.texts[:1]).to(device)[[0] * len(part)], part.lengths)
+            self.state["bank"][rows] = reward.embed(part.features, asked)
+        self.state["age"].zero_()
+
+    def _clips(self, rows: Sequence[int]) -> MotionBatch:
+        """Clips from their start; which caption they carry plays no role."""
+        chosen = [self.clips[row] for row in rows]
+        rng = torch.Generator().manual_seed(0)
+        return MotionBatch.collate(chosen, rng, max_frames=self.max_frames, crop="start")
+
+
 def spl_objective(
     model: SPM,
     clips: Sequence[Clip],
     features: CaptionFeatures,
     spl: SPL = SPL(),
     loss: SPMLoss = LAPTOP,
-    noise: StepNoise | None = MIXED,
+    noise: Corruption | None = MIXED,
     batch_size: int = 64,
     max_frames: int = 128,
-) -> Objective:
-    """The SPM's loss plus SPL's; other arguments as those of ``spm_objective``.
+) -> Refinement:
+    """The SPM's loss plus SPL's, as the paper has it; other arguments as of ``spm_objective``.
 
     It refines a reward that can already retrieve: mined from a fresh one, nearly all captions
     are failures and the hardest of wrong motions stop it from learning.
 
-    Each step searches a new pool of clean motions with the reward as it is now, without
-    gradient; the pairs found are encoded again, with gradient. So nothing is remembered from
-    step to step, and a resumed training equals an unbroken one.
-
     Raises:
-        ValueError: ``spl.pool`` is smaller than a batch.
+        ValueError: A pool of ``spl.pool`` leaves nothing that could be missed.
     """
-    if spl.pool < batch_size:
-        raise ValueError(f"a pool of {spl.pool} can not hold the batch of {batch_size} motions")
-    draw = draw_balanced(clips, spl.pool, max_frames)
+    if not 1 <= spl.top_k <= min(spl.pool, len(clips) - 1):
+        raise ValueError(
+            f"top {spl.top_k} of a pool of {spl.pool} out of {len(clips)} clips: top_k must be at "
+            "least 1 and smaller than the pool and the corpus, or nothing can be missed"
+        )
+    return Refinement(model, clips, features, spl, loss, noise, batch_size, max_frames)
+
+
+def official_spl_objective(
+    model: SPM,
+    clips: Sequence[Clip],
+    features: CaptionFeatures,
+    spl: OfficialSPL = OfficialSPL(),
+    loss: SPMLoss = LAPTOP,
+    noise: Corruption | None = MIXED,
+    batch_size: int = 64,
+    max_frames: int = 128,
+) -> Objective:
+    """The SPM's loss plus SPL's, as the released code has it.
+
+    Deviation: the batch's clean motions are encoded again, where the code reuses the latents,
+    noised or not, that the SPM's loss was computed from.
+    """
+    draw = draw_balanced(clips, batch_size, max_frames)
     device = model.mean.device
 
     def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        pool = draw(rng).to(device)
-        every = features(pool.texts).to(device)
-        own = torch.arange(batch_size, device=device)
-        batch, text = _rows(pool, own), every[:batch_size]
+        batch = draw(rng).to(device)
+        text = features(batch.texts).to(device)
         total, terms = spm_loss(model, batch, text, rng, loss, noise)
-        same = same_meaning(batch, pool, text, every, loss.threshold)
-        refined, loser = mine(_search(model, text, pool, every), own, same, spl.top_k)
-        preference = torch.zeros((), device=device)
-        if refined.any():
-            pairs = _rows(pool, torch.cat([own[refined], loser[refined]]))
-            motion, _ = model.encode_motion(pairs.features, pairs.mask)
-            caption, _ = model.encode_text(text[own[refined]])
-            won, lost = F.cosine_similarity(motion, caption.repeat(2, 1)).chunk(2)
-            preference = preference_loss(won, lost, spl.temperature).sum() / batch_size
-        terms |= {"spl": preference.item(), "refined": refined.float().mean().item()}
-        return total + spl.weight * preference, terms
+        drawn = [
+            mu + (0.5 * logvar).exp() * torch.randn(mu.shape, generator=rng).to(mu)
+            for mu, logvar in (
+                model.encode_text(text),
+                model.encode_motion(batch.features, batch.mask),
+            )
+        ]
+        caption, motion = (F.normalize(latent, dim=-1) for latent in drawn)
+        preference, shares = official_spl_loss(caption @ motion.T, spl)
+        return total + spl.weight * preference, terms | {"spl": preference.item()} | shares
 
     return objective
-
-
-@torch.no_grad()
-def _search(model: SPM, text: TextFeatures, pool: MotionBatch, every: TextFeatures) -> Tensor:
-    """The current reward of each motion of ``pool`` for each caption."""
-    reward = AlignmentReward(model)
-    found = []
-    order = pool.lengths.argsort(stable=True)
-    for index in order.split(64):  # by length, so that little is padded
-        part = _rows(pool, index)
-        found.append(reward.embed(part.features, Prompts(every[index], part.lengths)))
-    motions = torch.cat(found)[order.argsort()]
-    return F.normalize(reward.embed_text(text), dim=-1) @ F.normalize(motions, dim=-1).T
-
-
-def _rows(batch: MotionBatch, index: Tensor) -> MotionBatch:
-    lengths, chosen = batch.lengths[index], index.tolist()
-    return MotionBatch(
-        batch.features[index, : int(lengths.max())],
-        lengths,
-        *(
-            tuple(names[i] for i in chosen)
-            for names in (batch.texts, batch.labels, batch.ids)
-        ),
-    )  # fmt: skip

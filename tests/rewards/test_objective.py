@@ -8,6 +8,8 @@ from easytune_lib.diffusion.schedule import NoiseSchedule
 from easytune_lib.motion.corpus import MotionBatch
 from easytune_lib.protocols import TextFeatures
 from easytune_lib.rewards.objective import (
+    LatentNoise,
+    Meaning,
     SPMLoss,
     StepNoise,
     draw_balanced,
@@ -61,7 +63,9 @@ def test_what_means_the_same():
         batch = MotionBatch(
             torch.zeros(5, 4, 2), torch.full((5,), 4), text.texts, labels, tuple(ids)
         )
-        same = same_meaning(batch, batch, text, text, threshold=0.8)
+        meaning = Meaning.of(batch, text)
+        same = same_meaning(meaning, meaning, threshold=0.8)
+        assert torch.equal(same[1:3, 3:], same_meaning(meaning[[1, 2]], meaning[[3, 4]], 0.8))
         assert torch.equal(same, same.T) and same.diagonal().all()
         return {(int(i), int(j)) for i, j in same.triu(1).nonzero()}
 
@@ -84,19 +88,47 @@ def test_kl_by_hand():
     assert kl(a, a).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_noise_is_that_of_the_step_it_names():
-    x = torch.full((400, 4, 50), 3.0)
-    x_t, t = StepNoise(probability=0.5)(x, rng())
-    clean = t == 0
-    assert torch.equal(x_t[clean], x[clean])
+def noised_batch(spm, noise, value=3.0):
+    """Features that the network's statistics (0.5 and 2) normalise to ``value``."""
+    model = spm()
+    features = torch.full((400, 4, 6), 0.5 + 2 * value)
+    names = ("a",) * 400
+    batch = MotionBatch(features, torch.full((400,), 4), names, names, names)
+    return model.normalise(batch.features, batch.mask), model, batch, noise(model, batch, rng())
+
+
+def test_noise_is_that_of_the_step_it_names(spm):
+    x, model, batch, (motion, t) = noised_batch(spm, StepNoise(probability=0.5))
+    x_t, clean = model.normalise(motion, batch.mask), t == 0
+    torch.testing.assert_close(motion[clean], batch.features[clean])
     assert 0.4 < clean.float().mean() < 0.6
     assert 0 < t[~clean].min() < 25 and 475 < t.max() <= 500
     a = NoiseSchedule.scaled_linear().alpha_bar[t][:, None, None]
     noise = ((x_t - a.sqrt() * x) / (1 - a).sqrt())[~clean]
-    assert noise.mean().item() == pytest.approx(0, abs=0.02)
-    assert noise.std().item() == pytest.approx(1, abs=0.02)
-    x_t, t = StepNoise(probability=0.0)(x, rng())
-    assert torch.equal(x_t, x) and (t == 0).all()
+    assert noise.mean().item() == pytest.approx(0, abs=0.05)
+    assert noise.std().item() == pytest.approx(1, abs=0.05)
+    _, _, batch, (motion, t) = noised_batch(spm, StepNoise(probability=0.0))
+    assert (t == 0).all()
+    torch.testing.assert_close(motion, batch.features)
+
+
+def test_latent_noise_is_decoded_and_leaves_clean_motions_alone(spm):
+    """A latent of the first two features; the decoder repeats it for each frame and feature."""
+    seen = []
+
+    def decode(latent, mask):
+        seen.append(latent)
+        return latent.mean(dim=(1, 2))[:, None, None].expand(-1, 4, 6)
+
+    noise = LatentNoise(lambda motion, mask: motion[:, :1, :2], decode)
+    _, _, batch, (motion, t) = noised_batch(spm, noise)
+    clean = t == 0
+    assert 0.4 < clean.float().mean() < 0.6 and t.max() > 950
+    assert torch.equal(motion[clean], batch.features[clean])
+    assert torch.equal(motion[~clean], decode(seen[0], None)[~clean])
+    a = NoiseSchedule.scaled_linear().alpha_bar[t][:, None, None]
+    drawn = ((seen[0] - a.sqrt() * 6.5) / (1 - a).sqrt())[~clean]
+    assert drawn.std().item() == pytest.approx(1, abs=0.1)
 
 
 def test_rare_labels_are_drawn_more_often_than_their_clips(clips):

@@ -1,11 +1,22 @@
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 
 from easytune_lib.motion.corpus import MotionBatch
 from easytune_lib.rewards.objective import SPMLoss, spm_objective
-from easytune_lib.rewards.spl import SPL, mine, preference_loss, spl_loss, spl_objective
+from easytune_lib.rewards.spl import (
+    SPL,
+    OfficialSPL,
+    mine,
+    official_spl_loss,
+    official_spl_objective,
+    preference_loss,
+    spl_loss,
+    spl_objective,
+)
 from easytune_lib.training import TrainingPlan, train
 
 
@@ -87,15 +98,16 @@ def test_k_must_leave_room_for_failure(k):
         mine(torch.zeros(2, 4), torch.tensor([0, 1]), torch.zeros(2, 4).bool(), k=k)
 
 
+FIT = {"batch_size": 8, "max_frames": 32}
+
+
 def test_the_objective_adds_preferences_to_the_loss(spm, clips, features):
     model = spm()
-    spl = SPL(top_k=1, weight=0.5, pool=16)
-    objective = spl_objective(model, clips, features, spl, batch_size=8, max_frames=32)
+    objective = spl_objective(model, clips, features, SPL(top_k=1, weight=0.5, pool=15), **FIT)
     total, terms = objective(rng())
     assert 0 < terms["refined"] <= 1 and terms["spl"] > 0
-    plain, rest = spl_objective(
-        model, clips, features, SPL(top_k=1, weight=0.0, pool=16), batch_size=8, max_frames=32
-    )(rng())
+    weightless = SPL(top_k=1, weight=0.0, pool=15)
+    plain, rest = spl_objective(model, clips, features, weightless, **FIT)(rng())
     assert terms == rest
     assert total.item() == pytest.approx(plain.item() + 0.5 * terms["spl"], rel=1e-5)
     assert torch.equal(objective(rng())[0], total)
@@ -104,18 +116,63 @@ def test_the_objective_adds_preferences_to_the_loss(spm, clips, features):
 
 
 def test_the_objective_equals_the_loss_of_all_scores(spm, clips, features):
-    """What is encoded again, with gradient, has the scores that were mined without."""
+    """With all clips in the pool, what is encoded again has the scores that were mined."""
+    clips = [replace(clip, features=clip.features[: len(clip) // 4 * 4]) for clip in clips]
     model = spm()
     spl = SPL(top_k=2, pool=16)
-    _, terms = spl_objective(model, clips, features, spl, batch_size=16, max_frames=32)(rng())
+    objective = spl_objective(model, clips, features, spl, batch_size=16, max_frames=32)
+    _, terms = objective(rng())
     rows = torch.multinomial(torch.ones(16), 16, replacement=True, generator=(generator := rng()))
     batch = MotionBatch.collate([clips[i] for i in rows], generator, max_frames=32)
-    motion, _ = model.encode_motion(batch.features, batch.mask)
+    whole = MotionBatch.collate(clips, rng(), max_frames=32, crop="start")
+    motion, _ = model.encode_motion(whole.features, whole.mask)
     text, _ = model.encode_text(features(batch.texts))
     scores = torch.nn.functional.cosine_similarity(text[:, None], motion[None], dim=-1)
-    loss, refined = spl_loss(scores, torch.arange(16), rows[:, None] == rows, k=2)
+    same = rows[:, None] == torch.arange(16)
+    loss, refined = spl_loss(scores, rows, same, k=2)
     assert terms["spl"] == pytest.approx(loss.item(), rel=1e-4)
-    assert terms["refined"] == refined
+    assert terms["refined"] == pytest.approx(refined)
+
+
+def test_the_bank_is_encoded_anew_when_it_is_old(spm, clips, features):
+    model = spm()
+    objective = spl_objective(model, clips, features, SPL(top_k=1, pool=15, refresh=3), **FIT)
+    seen = []
+    for step in range(7):
+        objective(rng())
+        seen.append(objective.state["bank"].clone())
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.01 * (step + 1))
+    assert [torch.equal(a, b) for a, b in pairwise(seen)] == [
+        True, True, False, True, True, False,
+    ]  # fmt: skip
+
+
+def test_a_pool_smaller_than_the_corpus_is_drawn_anew_and_holds_the_truth(spm, clips, features):
+    """Of one other motion, top 1 is missed by about half of the captions of a fresh model."""
+    objective = spl_objective(spm(), clips, features, SPL(top_k=1, pool=1), **FIT)
+    shares = [objective(rng(seed))[1]["refined"] for seed in range(12)]
+    assert len(set(shares)) > 1 and 0.2 < sum(shares) / 12 < 0.95
+
+
+def test_a_resumed_refinement_equals_an_unbroken_one(spm, clips, features, tmp_path):
+    """Killed between two encodings of the bank, which later weights could not repeat."""
+
+    def steps(model, checkpoint, count):
+        objective = spl_objective(
+            model, clips, features, SPL(top_k=1, weight=1.0, refresh=5), **FIT
+        )
+        plan = TrainingPlan("spl", steps=9, lr=1e-2, warmup=1, save_every=3)
+        return [step.loss for step in islice(train(model, objective, plan, checkpoint), count)]
+
+    unbroken, killed, resumed = spm(), spm(), spm()
+    losses = steps(unbroken, None, 99)
+    first = steps(killed, tmp_path / "state.safetensors", 4)
+    rest = steps(resumed, tmp_path / "state.safetensors", 99)
+    assert first[:3] + rest == losses and len(rest) == 6
+    for a, b in zip(unbroken.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_preferences_alone_repair_retrieval(spm, clips, features, found):
@@ -126,24 +183,67 @@ def test_preferences_alone_repair_retrieval(spm, clips, features, found):
     list(train(model, early, TrainingPlan("spm", steps=20, lr=5e-3, warmup=3, ema=0.0)))
     before = found(model)
     only = SPMLoss(reconstruction=0.0, kl=0.0, latent=0.0, contrastive=0.0)
-    refine = spl_objective(model, clips, features, SPL(top_k=1, weight=1.0, pool=32), only, **fit)
-    plan = TrainingPlan("spl", steps=20, lr=1e-3, warmup=3, ema=0.0)
+    spl = SPL(top_k=1, weight=1.0, pool=16, refresh=1)
+    refine = spl_objective(model, clips, features, spl, only, **fit)
+    plan = TrainingPlan("spl", steps=40, lr=1e-3, warmup=3, ema=0.0)
     steps = list(train(model, refine, plan))
     assert found(model) > before + 0.15
     assert steps[-1].parts["refined"] < steps[0].parts["refined"] / 2
 
 
-def test_a_pool_must_hold_the_batch(spm, clips, features):
-    with pytest.raises(ValueError, match="pool of 16"):
-        spl_objective(spm(), clips, features, SPL(pool=16), batch_size=32)
+@pytest.mark.parametrize("spl", [SPL(top_k=0), SPL(top_k=9, pool=8), SPL(top_k=16, pool=99)])
+def test_there_must_be_something_to_miss(spm, clips, features, spl):
+    with pytest.raises(ValueError, match="or nothing can be missed"):
+        spl_objective(spm(), clips, features, spl)
 
 
 def test_without_failures_the_objective_is_the_plain_one(spm, clips, features):
-    """A pool as large as the batch draws the same numbers; with one clip nothing can fail."""
+    """All clips mean the same, so that nothing is wrong."""
+    alike = [replace(clip, label="one") for clip in clips]
     model = spm()
-    plain = spm_objective(model, clips[:1], features, batch_size=16, max_frames=32)(rng())
-    refined = spl_objective(
-        model, clips[:1], features, SPL(top_k=1, pool=16), batch_size=16, max_frames=32
-    )(rng())
+    plain = spm_objective(model, alike, features, **FIT)(rng())
+    refined = spl_objective(model, alike, features, SPL(top_k=1), **FIT)(rng())
     assert torch.equal(plain[0], refined[0])
     assert refined[1] == {**plain[1], "spl": 0.0, "refined": 0.0}
+
+
+class TestOfficial:
+    """Where the released code departs from the paper."""
+
+    def test_any_high_cosine_counts_as_correct(self):
+        """The truth is last of three at top 1; another motion's 0.9 makes the caption correct."""
+        scores = torch.tensor([[0.1, 0.9, 0.2], [0.0, 0.5, 0.0], [0.0, 0.3, 0.1]])
+        _, shares = official_spl_loss(scores, OfficialSPL(top_k=1))
+        assert shares["refined"] == pytest.approx(1 / 3)  # the last alone
+        assert shares["pulled"] == pytest.approx(1 / 3)  # the first
+
+    def test_a_correct_caption_pulls_its_hard_negative_to_the_truth(self):
+        """Second of three at top 2: the paper skips it, the code raises it and lowers the first."""
+        scores = torch.tensor([[0.3, 0.4, 0.2], [0.0, 0.5, 0.1], [0.0, 0.0, 0.5]]).requires_grad_()
+        loss, shares = official_spl_loss(scores, OfficialSPL(top_k=2))
+        assert shares == {"refined": 0.0, "pulled": pytest.approx(1 / 3)}
+        loss.backward()
+        assert scores.grad is not None
+        assert scores.grad[0, 0] < 0 < scores.grad[0, 1] and scores.grad[0, 2] == 0
+        assert not scores.grad[1:].any(), "where the truth is first the pair is one score twice"
+        ours, refined = spl_loss(
+            scores.detach(), torch.arange(3), torch.eye(3, dtype=torch.bool), k=2
+        )
+        assert ours == 0 and refined == 0
+
+    def test_the_temperature_is_applied_twice(self):
+        """A wrong caption's loss is the softplus of its margin over .01."""
+        scores = torch.tensor([[0.10, 0.12, 0.11], [0.0, 0.5, 0.0], [0.0, 0.0, 0.5]])
+        loss, shares = official_spl_loss(scores, OfficialSPL(top_k=1))
+        assert shares["refined"] == pytest.approx(1 / 3)
+        assert loss.item() == pytest.approx(math.log1p(math.exp(0.02 / 0.01)) / 3, rel=1e-4)
+
+    def test_the_objective_adds_it_to_the_loss(self, spm, clips, features):
+        model = spm()
+        spl = OfficialSPL(top_k=1, weight=0.5)
+        objective = official_spl_objective(model, clips, features, spl, **FIT)
+        total, terms = objective(rng())
+        assert {"spl", "refined", "pulled"} < set(terms)
+        plain, _ = spm_objective(model, clips, features, **FIT)(rng())
+        assert total.item() == pytest.approx(plain.item() + 0.5 * terms["spl"], rel=1e-5)
+        assert torch.equal(objective(rng())[0], total)
