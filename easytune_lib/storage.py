@@ -11,6 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from easytune_lib.checkpoints import fit
+
 
 def write_atomic(path: Path, content: bytes) -> Path:
     """Write ``content`` so that a kill leaves the old file, or the new one, never a part."""
@@ -59,24 +61,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], source: Path | str) -> None:
-    """Fill ``module`` strictly; half-precision weights are widened to the module's type.
-
-    Raises:
-        ValueError: Keys or shapes differ; names the missing, extra and misshapen ones.
-    """
-    own = module.state_dict()
-    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    shapes = [
-        f"{k}: {tuple(tensors[k].shape)} instead of {tuple(own[k].shape)}"
-        for k in own.keys() & tensors.keys()
-        if tensors[k].shape != own[k].shape
-    ]
-    if missing or extra or shapes:
-        raise ValueError(
-            f"{source} does not fit {type(module).__name__}: "
-            f"missing {missing[:5]}, extra {extra[:5]}, wrong shape {sorted(shapes)[:5]}"
-        )
-    module.load_state_dict({k: tensors[k].to(own[k].dtype) for k in own}, strict=True)
+    """Fill ``module`` strictly, see :func:`easytune_lib.checkpoints.fit`."""
+    fit(module, tensors, source)
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -60,12 +60,12 @@ def diversity(embeddings: Float[Tensor, "n dim"], rng: torch.Generator, pairs: i
     ``n``), as in the published protocol.
 
     Raises:
-        ValueError: Fewer motions than ``pairs``.
+        ValueError: Fewer motions than ``pairs``, or a distance is not finite.
 
     Source: Guo et al., CVPR 2022, section 5.
     """
     a, b = _two_draws(len(embeddings), pairs, "motions", rng)
-    return (embeddings[a].double() - embeddings[b].double()).norm(dim=-1).mean().item()
+    return _mean_distance(embeddings[a], embeddings[b])
 
 
 def multimodality(
@@ -80,7 +80,8 @@ def multimodality(
     every pair of different repeats counts once, which suits few repeats.
 
     Raises:
-        ValueError: Fewer repeats than ``pairs``, or, without ``rng``, fewer than 2.
+        ValueError: Fewer repeats than ``pairs``, or, without ``rng``, fewer than 2; or a distance
+            is not finite.
 
     Source: Guo et al., CVPR 2022, section 5.
     """
@@ -91,7 +92,14 @@ def multimodality(
         a, b = torch.triu_indices(repeats, repeats, offset=1)
     else:
         raise ValueError("MModality compares motions of one caption: give at least 2 repeats")
-    return (embeddings[:, a].double() - embeddings[:, b].double()).norm(dim=-1).mean().item()
+    return _mean_distance(embeddings[:, a], embeddings[:, b])
+
+
+def _mean_distance(a: Float[Tensor, "*n dim"], b: Float[Tensor, "*n dim"]) -> float:
+    distance = (a.double() - b.double()).norm(dim=-1)
+    if bad := int((~distance.isfinite()).sum()):
+        raise ValueError(f"{bad} of {distance.numel()} distances are not finite: look for NaN")
+    return distance.mean().item()
 
 
 def _two_draws(count: int, pairs: int, what: str, rng: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from easytune_lib.storage import write_atomic
 from easytune_lib.viz.body import NOSE, body_of, facing, focus
 from easytune_lib.viz.style import body_colors
 
-_SOURCE = Path(__file__).with_name("player.js")
+PLAYER = Path(__file__).with_name("player.js")
 _COLUMNS = {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3}
 MOST = 12
 """Motions in one player."""
@@ -28,7 +28,7 @@ MOST = 12
 class MotionWidget(anywidget.AnyWidget):
     """The player on a live kernel: ``frame`` and ``playing`` can be read, set and observed."""
 
-    _esm = _SOURCE.read_text(encoding="utf-8")
+    _esm = PLAYER.read_text(encoding="utf-8")
     spec = traitlets.Dict().tag(sync=True)
     frame = traitlets.Int(0).tag(sync=True)
     playing = traitlets.Bool(False).tag(sync=True)
@@ -169,7 +169,7 @@ class MotionPlayer:
 
     def page(self) -> str:
         """The player as a whole HTML page that needs nothing else."""
-        lines = (line.strip() for line in _SOURCE.read_text(encoding="utf-8").splitlines())
+        lines = (line.strip() for line in PLAYER.read_text(encoding="utf-8").splitlines())
         script = "\n".join(line for line in lines if line and not line.startswith("//"))
         data = json.dumps(self.spec, separators=(",", ":"), allow_nan=False)
         data = re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", data)

@@ -130,3 +130,12 @@ def test_more_pairs_than_there_are_are_refused():
         diversity(normal(299, 2), stream(0))
     with pytest.raises(ValueError, match="10 pairs of 9 repeats"):
         multimodality(normal(5, 9, 2), stream(0))
+
+
+def test_a_distance_that_is_no_number_raises():
+    bad = normal(40, 3)
+    bad[:, 0] = torch.nan
+    with pytest.raises(ValueError, match="distances are not finite"):
+        diversity(bad, stream(0), pairs=40)
+    with pytest.raises(ValueError, match="distances are not finite"):
+        multimodality(bad.reshape(4, 10, 3), stream(0))
