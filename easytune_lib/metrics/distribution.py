@@ -23,7 +23,7 @@ def moments(
         bad = (~embeddings.isfinite().all(dim=1)).nonzero().flatten().tolist()
         raise ValueError(f"embeddings {bad[:10]} hold NaN or infinity ({len(bad)} rows)")
     x = embeddings.double()
-    return x.mean(dim=0), torch.cov(x.mT)
+    return x.mean(dim=0), torch.cov(x.mT).reshape(dim, dim)
 
 
 def frechet_distance(

@@ -209,8 +209,8 @@ def ranks(
 
 def gallery(
     queries: Float[Tensor, "n dim"],
-    items: Float[Tensor, "n dim"],
-    captions: Float[Tensor, "n other"] | None = None,
+    items: Float[Tensor, "m dim"],
+    captions: Float[Tensor, "captions other"] | None = None,
     threshold: float = 0.95,
 ) -> Places:
     """Search all of ``items``, a block of queries at a time, so that memory stays bounded.
@@ -244,11 +244,11 @@ def gallery(
 
 def protocol_rows(
     text: Float[Tensor, "n dim"],
-    motion: Float[Tensor, "n dim"],
+    motion: Float[Tensor, "m dim"],
     *,
     rng: torch.Generator,
     labels: Sequence[str] | None = None,
-    captions: Float[Tensor, "n other"] | None = None,
+    captions: Float[Tensor, "captions other"] | None = None,
     threshold: float = 0.95,
     group_size: int = 32,
     repeats: int = 20,
