@@ -400,6 +400,62 @@ def plot_retrieval(record: RunRecord, width: float = PAGE) -> Figure:
     return fig
 
 
+@styled()
+def plot_preferences(
+    record: RunRecord,
+    paper: Mapping[str, Sequence[float]] | None = None,
+    width: float = COLUMN,
+) -> Figure:
+    """Which motion do raters prefer: the base model's, the tuned one's, or neither?
+
+    One bar a rater. The whiskers at its two borders are the 95 % intervals of the shares of the
+    base model (upper) and of the tuned one (lower).
+
+    Reads:
+        ``tables["preferences"]``: rows with ``rater``, ``votes``, and for ``base``, ``same`` and
+        ``tuned`` the count and its ``_share``, ``_low`` and ``_high`` (0 to 1). Rows without
+        votes are left out.
+
+    Args:
+        record: See above.
+        paper: By label: percent base, same, tuned; drawn light, without intervals.
+        width: Inches.
+
+    Raises:
+        ValueError: The table, or a column in it, is missing; or nobody voted.
+    """
+    kinds = ("base", "same", "tuned")
+    ends = [f"{kind}_{end}" for kind in kinds for end in ("share", "low", "high")]
+    rows = _table(record, "preferences", ("rater", "votes", *kinds, *ends))
+    rows = [row for row in rows if row["votes"]]
+    if not rows:
+        raise ValueError(f"nobody has voted in record {record.run_id}")
+    looks = dict(zip(kinds, (GREY, "#D9D9D9", OKABE_ITO["vermillion"]), strict=True))
+    names = [f"{row['rater']} ({row['votes']})" for row in rows] + list(paper or ())
+    shares = [[100 * row[f"{kind}_share"] for kind in kinds] for row in rows]
+    shares += [list(values) for values in (paper or {}).values()]
+    fig, (ax,) = _panels(width, 1, height=0.75 + 0.3 * len(names))
+    for y, parts in enumerate(shares):
+        pale = 1.0 if y < len(rows) else 0.45
+        for kind, part, start in zip(kinds, parts, np.cumsum([0, *parts]), strict=False):
+            ax.barh(y, part, 0.66, start, color=looks[kind], alpha=pale, zorder=2,
+                    label="_" if y else kind)  # fmt: skip
+            if part >= 8:
+                ax.text(start + part / 2, y, f"{part:.0f}", ha="center", va="center", fontsize=6.5,
+                        color="white" if kind != "same" and pale == 1 else "black")  # fmt: skip
+    for y, row in enumerate(rows):
+        whisker: dict[str, Any] = {"color": OKABE_ITO["black"], "lw": 1, "zorder": 3}
+        ax.hlines(y - 0.23, 100 * row["base_low"], 100 * row["base_high"], **whisker)
+        ax.hlines(y + 0.23, 100 - 100 * row["tuned_high"], 100 - 100 * row["tuned_low"], **whisker)
+    ax.axvline(50, color=GREY, lw=0.6, ls=":", zorder=1)
+    ax.set(xlabel="preferred (% of votes)", xlim=(0, 100), ylim=(len(names) - 0.5, -0.5))
+    ax.set_yticks(range(len(names)), names)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(visible=False)
+    _legend_above(fig, width)
+    return fig
+
+
 def _panels(
     width: float,
     count: int,

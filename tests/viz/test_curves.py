@@ -10,6 +10,16 @@ STEPS = 8
 METHODS = ("EasyTune", "DRaFT-10", "ReFL")
 
 
+def preferred(rater: str, base: int, same: int, tuned: int) -> dict:
+    total = base + same + tuned
+    counts = {"base": base, "same": same, "tuned": tuned}
+    row: dict = {"rater": rater, "votes": total} | counts
+    for kind, count in counts.items():
+        share = count / total if total else None
+        row |= {f"{kind}_share": share, f"{kind}_low": 0.8 * (share or 0), f"{kind}_high": 1.0}
+    return row
+
+
 def record() -> RunRecord:
     rng = np.random.default_rng(0)
     product = 0.9 ** np.arange(STEPS, 0, -1)
@@ -47,6 +57,7 @@ def record() -> RunRecord:
             for d in ("t2m", "m2t")
             for k in (1, 3, 10)
         ],
+        "preferences": [preferred("judge", 8, 5, 12), preferred("anna", 0, 0, 0)],
     }
     seconds = [np.arange(1.0, 51.0).tolist() for _ in tables["curves"]]
     plain = {key: [float(v) for v in values] for key, values in series.items()}
@@ -65,6 +76,7 @@ PLOTS = {
     "reward_by_step": {},
     "backbone_cost": {},
     "retrieval": {},
+    "preferences": {"paper": {"paper: alignment": [9.0, 18.0, 73.0]}},
 }
 
 
@@ -131,3 +143,15 @@ def test_dots_are_means_and_base_is_a_line():
 def test_a_missing_key_is_named(name):
     with pytest.raises(ValueError, match=r"no (series|table)"):
         getattr(curves, f"plot_{name}")(RunRecord("demo", {}))
+
+
+def test_bars_of_preferences_fill_a_hundred_and_whiskers_hang_on_their_borders():
+    ax = curves.plot_preferences(RECORD, PLOTS["preferences"]["paper"]).axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["judge (25)", "paper: alignment"]
+    widths = [bar.get_width() for bar in ax.patches]
+    assert widths == pytest.approx([32, 20, 48, 9, 18, 73])
+    base, tuned = (np.ptp(c.get_segments()[0][:, 0]) for c in ax.collections[:2])
+    assert (base, tuned) == pytest.approx((100 - 0.8 * 32, 100 - 0.8 * 48))
+    nobody = RunRecord("demo", {}, tables={"preferences": [preferred("anna", 0, 0, 0)]})
+    with pytest.raises(ValueError, match="nobody has voted"):
+        curves.plot_preferences(nobody)
