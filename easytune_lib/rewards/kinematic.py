@@ -1,0 +1,144 @@
+"""Rewards in closed form: what any motion must not do, whatever its caption.
+
+Each is 0 for a motion without fault and negative otherwise, in the unit its docstring names, so
+that weights in a :class:`~easytune_lib.rewards.mix.Mix` can be read. They see joints recovered
+from the root's path and the joints' positions; rotations, velocities and contacts in the features
+are not read and get no gradient. A noised motion is no motion of a body: give these the clean
+estimate. ``t`` is accepted and ignored.
+
+None of them knows the caption, and all are pleased by a motion that stands still. Alone they are
+a way to lose the text; mix them with one that reads it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from easytune_lib.metrics.foot import mean_jerk
+from easytune_lib.motion.features import to_joints
+from easytune_lib.motion.skeleton import HUMANML3D, Skeleton
+from easytune_lib.protocols import Prompts
+
+
+def joints_of(
+    motion: Float[Tensor, "batch frames features"], prompts: Prompts, skeleton: Skeleton = HUMANML3D
+) -> Float[Tensor, "batch frames joints 3"]:
+    """Joints in metres, y up, ground at y = 0; differentiable. Padded frames have no meaning.
+
+    Raises:
+        ValueError: ``motion`` is not padded to ``prompts.frames``, or is of another skeleton.
+    """
+    if motion.shape[:2] != (len(prompts), prompts.frames):
+        raise ValueError(
+            f"motions of shape {tuple(motion.shape)} for {len(prompts)} prompts of at most "
+            f"{prompts.frames} frames: cut or pad them to (prompts, frames, features)"
+        )
+    return to_joints(motion, skeleton)
+
+
+def over_frames(values: Float[Tensor, "batch frames"], prompts: Prompts) -> Float[Tensor, " batch"]:
+    """Mean over the real frames of each motion.
+
+    Values that are one frame shorter than the motion for each difference they hold (a speed, an
+    acceleration) are averaged over the steps whose frames are all real.
+
+    Raises:
+        ValueError: A motion has no such step.
+    """
+    fewer = prompts.frames - values.shape[1]
+    real = prompts.mask[:, fewer:]
+    if short := (~real.any(dim=1)).nonzero().flatten().tolist():
+        raise ValueError(f"motions {short} have fewer than {fewer + 1} frames")
+    return torch.where(real, values, 0).sum(dim=1) / real.sum(dim=1)
+
+
+@dataclass(frozen=True)
+class FootSkating:
+    """Minus the mean speed at which toes slide while they are on the ground, in m/s.
+
+    Speed is in the ground plane and is weighted by contact, a sigmoid of the height of the
+    *higher* of a step's two frames; the mean is over steps and both feet. The smooth sibling of
+    :func:`~easytune_lib.metrics.foot.foot_skate_ratio`, which counts steps and has no gradient.
+    Since contact has a gradient too, a foot may also be lifted to please it.
+    """
+
+    max_height: float = 0.05  # metres; where contact is one half
+    softness: float = 0.01  # metres over which contact fades
+    skeleton: Skeleton = HUMANML3D
+
+    def __call__(
+        self,
+        motion: Float[Tensor, "batch frames features"],
+        prompts: Prompts,
+        t: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """At most 0; motions of at least 2 frames."""
+        toes = joints_of(motion, prompts, self.skeleton)[:, :, self.skeleton.feet[1::2]]
+        height = torch.maximum(toes[:, 1:, :, 1], toes[:, :-1, :, 1])
+        contact = torch.sigmoid((self.max_height - height) / self.softness)
+        speed = toes[..., [0, 2]].diff(dim=1).norm(dim=-1) * self.skeleton.fps
+        return -over_frames((contact * speed).mean(dim=-1), prompts)
+
+
+@dataclass(frozen=True)
+class Jerk:
+    """Minus the mean size of the joints' third derivative, in m/s³.
+
+    Real motion is not free of it: some hundreds are natural, and less may be a body that floats.
+    """
+
+    skeleton: Skeleton = HUMANML3D
+
+    def __call__(
+        self,
+        motion: Float[Tensor, "batch frames features"],
+        prompts: Prompts,
+        t: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """At most 0; motions of at least 4 frames."""
+        return -mean_jerk(joints_of(motion, prompts, self.skeleton), prompts.mask, self.skeleton)
+
+
+@dataclass(frozen=True)
+class FloorPenetration:
+    """Minus the mean depth of the lowest joint below the floor, in metres."""
+
+    floor: float = 0.0  # metres
+    skeleton: Skeleton = HUMANML3D
+
+    def __call__(
+        self,
+        motion: Float[Tensor, "batch frames features"],
+        prompts: Prompts,
+        t: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """At most 0; only the lowest joint of a frame gets a gradient."""
+        lowest = joints_of(motion, prompts, self.skeleton)[..., 1].amin(dim=-1)
+        return -over_frames((self.floor - lowest).relu(), prompts)
+
+
+@dataclass(frozen=True)
+class BoneLengthDrift:
+    """Minus the mean deviation of bone lengths from their mean over the motion, in metres.
+
+    Which lengths these are is not asked: features of HumanML3D are all of one body, but nothing
+    in a generated motion says so.
+    """
+
+    skeleton: Skeleton = HUMANML3D
+
+    def __call__(
+        self,
+        motion: Float[Tensor, "batch frames features"],
+        prompts: Prompts,
+        t: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """At most 0."""
+        joints = joints_of(motion, prompts, self.skeleton)
+        parents, children = zip(*self.skeleton.bones, strict=True)
+        lengths = (joints[:, :, children] - joints[:, :, parents]).norm(dim=-1)
+        real = prompts.mask[..., None]
+        mean = torch.where(real, lengths, 0).sum(dim=1, keepdim=True) / real.sum(1, keepdim=True)
+        return -over_frames((lengths - mean).abs().mean(dim=-1), prompts)
