@@ -121,13 +121,21 @@ class FloorPenetration:
 
 @dataclass(frozen=True)
 class BoneLengthDrift:
-    """Minus the mean deviation of bone lengths from their mean over the motion, in metres.
+    """Minus the mean deviation of bone lengths, in metres, over frames and bones.
 
-    Which lengths these are is not asked: features of HumanML3D are all of one body, but nothing
-    in a generated motion says so.
+    With ``lengths``, from these; else from each bone's own mean over the motion, which a body
+    that is stretched from the first frame to the last does not violate.
     """
 
+    lengths: tuple[float, ...] | None = None  # metres, one a bone, in the order of skeleton.bones
     skeleton: Skeleton = HUMANML3D
+
+    def __post_init__(self) -> None:
+        """Refuse lengths of another skeleton."""
+        if self.lengths is not None and len(self.lengths) != len(self.skeleton.bones):
+            raise ValueError(
+                f"{len(self.lengths)} lengths; {self.skeleton} has {len(self.skeleton.bones)} bones"
+            )
 
     def __call__(
         self,
@@ -138,7 +146,10 @@ class BoneLengthDrift:
         """At most 0."""
         joints = joints_of(motion, prompts, self.skeleton)
         parents, children = zip(*self.skeleton.bones, strict=True)
-        lengths = (joints[:, :, children] - joints[:, :, parents]).norm(dim=-1)
-        real = prompts.mask[..., None]
-        mean = torch.where(real, lengths, 0).sum(dim=1, keepdim=True) / real.sum(1, keepdim=True)
-        return -over_frames((lengths - mean).abs().mean(dim=-1), prompts)
+        found = (joints[:, :, children] - joints[:, :, parents]).norm(dim=-1)
+        if self.lengths is None:
+            real = prompts.mask[..., None]
+            wanted = torch.where(real, found, 0).sum(1, keepdim=True) / real.sum(1, keepdim=True)
+        else:
+            wanted = found.new_tensor(self.lengths)
+        return -over_frames((found - wanted).abs().mean(dim=-1), prompts)

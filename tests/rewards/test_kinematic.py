@@ -19,9 +19,15 @@ from easytune_lib.rewards.mix import gradient_error
 from easytune_lib.seeding import stream
 
 AT = HUMANML3D.groups
-ALL = (FootSkating(), Jerk(), FloorPenetration(floor=0.3), BoneLengthDrift())
+ALL = (
+    FootSkating(),
+    Jerk(),
+    FloorPenetration(floor=0.3),
+    BoneLengthDrift(),
+    BoneLengthDrift(lengths=(0.3,) * 21),
+)
 
-each = pytest.mark.parametrize("reward", ALL, ids=lambda reward: type(reward).__name__)
+each = pytest.mark.parametrize("reward", ALL, ids=["skating", "jerk", "floor", "drift", "lengths"])
 
 
 def asked(*lengths: int) -> Prompts:
@@ -150,7 +156,20 @@ def test_bones_that_change_their_length():
     assert BoneLengthDrift()(motion, prompts).item() == pytest.approx(-0.5 / 21)
 
 
-def test_a_constant_body_drifts_however_it_moves():
+def test_bones_of_another_length():
+    """The toe's bone is 1 m where 1.5 m were asked for, the others are as they shall be."""
+    motion, prompts = standing(20)
+    joints = to_joints(motion)[0, 0]
+    lengths = [(joints[c] - joints[p]).norm().item() for p, c in HUMANML3D.bones]
+    assert BoneLengthDrift(tuple(lengths))(motion, prompts).item() == 0
+    lengths[HUMANML3D.feet[1] - 1] += 0.5
+    reward = BoneLengthDrift(tuple(lengths))
+    assert reward(motion, prompts).item() == pytest.approx(-0.5 / 21)
+    with pytest.raises(ValueError, match="20 lengths; .* has 21 bones"):
+        BoneLengthDrift((0.1,) * 20)
+
+
+def test_a_constant_body_does_not_drift_however_it_moves():
     motion, prompts = made(24)
     joints = to_joints(motion)
     assert joints.diff(dim=1).abs().max() > 0.01
