@@ -456,6 +456,48 @@ def plot_preferences(
     return fig
 
 
+@styled()
+def plot_reward_parts(record: RunRecord, width: float = PAGE) -> Figure:
+    """What did a reward give, and what did it take from what was not asked for?
+
+    One panel a score, one line a model: its mean and the 95 % interval over prompts.
+
+    Reads:
+        ``tables["parts"]``: rows with ``model`` (one is "base", drawn as the dashed line),
+        ``part`` (the score and its unit), ``value``, ``low`` and ``high``.
+
+    Args:
+        record: See above.
+        width: Inches.
+
+    Raises:
+        ValueError: The table, or a column in it, is missing.
+    """
+    rows = _table(record, "parts", ("model", "part", "value", "low", "high"))
+    parts = list(dict.fromkeys(row["part"] for row in rows))
+    models = list(dict.fromkeys(row["model"] for row in rows))[::-1]
+    most = 3 if len(parts) % 4 else 4
+    fig, axes = _panels(width, len(parts), height=0.6 + 0.24 * len(models), most=most)
+    for place, (ax, part) in enumerate(zip(axes, parts, strict=False)):
+        for row in (row for row in rows if row["part"] == part):
+            look, y = method_style(row["model"]), models.index(row["model"])
+            ax.hlines(y, row["low"], row["high"], color=look["color"], lw=1.4)
+            ax.plot(row["value"], y, look["marker"], color=look["color"], ms=5)
+            if row["model"] == "base":
+                ax.axvline(row["value"], color=GREY, ls="--", lw=1, zorder=1)
+        first = place % most == 0 or width <= 1.2 * COLUMN
+        ax.set(xlabel=part, ylim=(-0.6, len(models) - 0.4))
+        ax.set_yticks(range(len(models)), [method_style(m)["label"] for m in models])
+        ax.tick_params(axis="y", length=0, labelleft=first)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.grid(axis="x")
+        ax.grid(axis="y", visible=False)
+    for ax in axes[len(parts) :]:
+        ax.remove()
+    return fig
+
+
+
 def _panels(
     width: float,
     count: int,

@@ -57,6 +57,11 @@ def record() -> RunRecord:
             for d in ("t2m", "m2t")
             for k in (1, 3, 10)
         ],
+        "parts": [
+            {"model": m, "part": p, "value": 0.5 + i, "low": 0.4 + i, "high": 0.7 + i}
+            for i, m in enumerate(("base", "alone", "mixed"))
+            for p in ("hand (m)", "alignment", "R@1", "MM-Dist", "forearm (cm)")
+        ],
         "preferences": [preferred("judge", 8, 5, 12), preferred("anna", 0, 0, 0)],
     }
     seconds = [np.arange(1.0, 51.0).tolist() for _ in tables["curves"]]
@@ -76,6 +81,7 @@ PLOTS = {
     "reward_by_step": {},
     "backbone_cost": {},
     "retrieval": {},
+    "reward_parts": {},
     "preferences": {"paper": {"paper: alignment": [9.0, 18.0, 73.0]}},
 }
 
@@ -155,3 +161,14 @@ def test_bars_of_preferences_fill_a_hundred_and_whiskers_hang_on_their_borders()
     nobody = RunRecord("demo", {}, tables={"preferences": [preferred("anna", 0, 0, 0)]})
     with pytest.raises(ValueError, match="nobody has voted"):
         curves.plot_preferences(nobody)
+
+
+def test_parts_of_a_reward_have_a_panel_each_and_the_base_as_a_line():
+    fig = curves.plot_reward_parts(RECORD)
+    assert [ax.get_xlabel() for ax in fig.axes][:2] == ["hand (m)", "alignment"]
+    assert len(fig.axes) == 5
+    ax = fig.axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["mixed", "alone", "base model"]
+    assert any(list(line.get_xdata()) == [0.5, 0.5] for line in ax.lines)
+    spans = [c.get_segments()[0][:, 0].tolist() for c in ax.collections]
+    assert spans == [pytest.approx([0.4 + i, 0.7 + i]) for i in range(3)]
