@@ -19,7 +19,7 @@ import torch
 
 from easytune_lib.analysis.cost import measure
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.finetune.loop import Update, batches, finetune
+from easytune_lib.finetune.loop import Anchor, Update, batches, finetune
 from easytune_lib.finetune.methods import DRaFT, EasyTune
 from easytune_lib.metrics.report import interval
 from easytune_lib.protocols import Denoiser, FineTuneMethod
@@ -56,6 +56,7 @@ class Run:
     splits: tuple[str, ...] = ("test",)  # prompts that the judge sees
     noise_seeds: int = 2  # generations a prompt
     prompts: int = 0  # at most so many a split; 0 = all
+    anchor: float = 0.0  # weight of the distance from the base; see Anchor
 
     def __post_init__(self) -> None:
         if (self.seconds > 0) == (self.updates > 0):
@@ -65,8 +66,10 @@ class Run:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """As recorded."""
-        return asdict(self) | {"method": {type(self.method).__name__: vars(self.method)}}
+        """As recorded; what came to a run or a method later is left out where it is not used."""
+        method = {key: value for key, value in vars(self.method).items() if value != "x0_hat"}
+        given = asdict(self) | {"method": {type(self.method).__name__: method}}
+        return {key: value for key, value in given.items() if key != "anchor" or value}
 
     @property
     def record_id(self) -> str:
@@ -125,7 +128,8 @@ def _tune(bench: Workbench, run: Run, path: Path) -> Iterator[Progress]:
     curve, start, spent = _resume(state, denoiser, optimizer)
     began, saved_at = time.process_time() - spent, spent
     stream = batches(model, bench.prompts["finetune"].prompts, run.batch_size, run.seed, start)
-    for update in finetune(model, bench.reward, stream, run.method, optimizer):
+    anchor = Anchor(bench.model, run.anchor) if run.anchor else None
+    for update in finetune(model, bench.reward, stream, run.method, optimizer, anchor=anchor):
         elapsed = time.process_time() - began
         curve["reward"].append(update.reward)
         curve["seconds"].append(elapsed)

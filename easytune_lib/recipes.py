@@ -32,7 +32,7 @@ from easytune_lib.motion.synthetic import synthetic_corpus
 from easytune_lib.protocols import Prompts
 from easytune_lib.records import RunRecord
 from easytune_lib.rewards.alignment import AlignmentReward
-from easytune_lib.rewards.objective import spm_objective
+from easytune_lib.rewards.objective import MIXED, LatentNoise, spm_objective
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.seeding import stream
 from easytune_lib.storage import load_tensors, load_weights, save_tensors, write_json
@@ -42,6 +42,10 @@ from easytune_lib.text.table import CaptionTable
 from easytune_lib.training import Objective, TrainingPlan, TrainingStep, train
 
 MAX_FRAMES = 128
+
+RewardNoise = Literal["features", "latent", "clean"]
+REWARDS: dict[RewardNoise, str] = {"features": "spm", "latent": "spm_latent", "clean": "spm_clean"}
+"""The file of the reward that was trained with a kind of noise."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -178,18 +182,37 @@ def train_reward(
     seed: int = 0,
     steps: int | None = None,
     on_problem: Literal["raise", "skip"] = "raise",
+    noise: RewardNoise = "features",
 ) -> Iterator[TrainingStep]:
     """Train the step-aware text-motion model that gives the reward.
 
-    Arguments and errors as of :func:`train_base`.
+    Other arguments and errors as of :func:`train_base`.
+
+    Args:
+        noise: What half of the motions are hidden by: noise on their ``"features"``, as in the
+            released code; noise on the ``"latent"`` of ``vae`` in ``out``, decoded, as a latent
+            model shows them; or none, ``"clean"``, and then the model is told no step.
     """
     corpus = labelled(open_data(data, on_problem))
     roles = assign_roles(corpus)
     table = CaptionTable(CachedEncoder(MiniLM()), captions_of(roles.reward))
-    network = fresh_reward(corpus, seed)
-    plan = TrainingPlan("spm", steps or 800, lr=1e-3, seed=seed, weight_decay=1e-2)
-    objective = spm_objective(network, roles.reward, table)
+    network = fresh_reward(corpus, seed, "none" if noise == "clean" else "motion")
+    corruption = {"features": MIXED, "clean": None}.get(noise)
+    if noise == "latent":
+        corruption = latent_noise(load_network(VAE, out / "vae.safetensors"))
+    name = REWARDS[noise]
+    plan = TrainingPlan(name, steps or 800, lr=1e-3, seed=seed, weight_decay=1e-2)
+    objective = spm_objective(network, roles.reward, table, noise=corruption)
     yield from _run(network, objective, plan, out, corpus, roles)
+
+
+def latent_noise(vae: VAE, probability: float = 0.5) -> LatentNoise:
+    """Noise on the latent of a trained VAE, decoded; arguments as of :class:`LatentNoise`."""
+
+    def decode(latent: Tensor, mask: Tensor) -> Tensor:
+        return (vae.decode_normalised(latent, mask) * vae.std + vae.mean) * mask[..., None]
+
+    return LatentNoise(lambda motion, mask: vae.encode(motion, mask)[0], decode, probability)
 
 
 def train_judge(
@@ -351,9 +374,8 @@ def prepare_evaluation(data: str, out: Path, seed: int = 0) -> Path:
             rebuilt = []
             for motion, length in parts:
                 mask = torch.arange(motion.shape[1]) < length[:, None]
-                latent, _ = vae.encode(motion, mask)
-                normal = vae.decode_normalised(latent, mask)
-                physical = (normal * vae.std + vae.mean) * mask[..., None]
+                hidden = latent_noise(vae)
+                physical = hidden.decode(hidden.encode(motion, mask), mask)
                 rebuilt.append(judge.embed_motion(physical, length))
             tensors[f"{name}.vae"] = torch.cat(rebuilt)
     names = {n: {"texts": list(b.texts), "labels": list(b.labels)} for n, b in sets.items()}
@@ -362,10 +384,13 @@ def prepare_evaluation(data: str, out: Path, seed: int = 0) -> Path:
     )
 
 
-def fresh_reward(corpus: Corpus, seed: int) -> SPM:
+def fresh_reward(
+    corpus: Corpus, seed: int, time_token: Literal["motion", "none"] = "motion"
+) -> SPM:
     """An untrained SPM with the corpus's statistics; equal seeds give equal weights."""
     stats = FeatureStats.from_clips(corpus.split("train"), corpus.skeleton)
-    return _fresh(lambda: SPM(features=corpus.skeleton.n_features), seed, stats)
+    width = corpus.skeleton.n_features
+    return _fresh(lambda: SPM(features=width, time_token=time_token), seed, stats)
 
 
 @torch.no_grad()

@@ -80,7 +80,8 @@ class TestRun:
             {"base": "mld"}, {"weights": "other"}, {"label": "a"}, {"method": EasyTune(1)},
             {"method": DRaFT(2)}, {"lr": 2e-2}, {"seed": 1}, {"updates": 7}, {"batch_size": 4},
             {"n_steps": 3}, {"splits": ("validation",)}, {"noise_seeds": 2}, {"prompts": 7},
-            {"updates": 0, "seconds": 1.0},
+            {"updates": 0, "seconds": 1.0}, {"anchor": 1.0},
+            {"method": EasyTune(2, reads="x_t")},
         ]  # fmt: skip
         ids = [replace(RUN, **other).record_id for other in others]
         assert len({RUN.record_id, *ids}) == len(others) + 1

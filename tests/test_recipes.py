@@ -204,7 +204,7 @@ def written(trained) -> Path:
 
 class TestEvaluation:
     def test_the_bench_reads_the_prompts_of_the_roles(self, written):
-        prompts, references = read_evaluation(written, CachedEncoder(StubEncoder()))
+        prompts, ceilings = read_evaluation(written, CachedEncoder(StubEncoder()))
         roles = assign_roles(tiny_corpus())
         assert set(prompts) == {"finetune", "validation", "test", "unseen"}
         for name in ("validation", "test", "unseen"):
@@ -213,7 +213,7 @@ class TestEvaluation:
             assert asked.prompts.lengths.tolist() == [len(clip) // 4 * 4 for clip in clips]
             for text, clip in zip(asked.prompts.texts, clips, strict=True):
                 assert text in {caption.text for caption in clip.captions}
-            assert references[name].count == len(clips)
+            assert len(ceilings["real"][name]) == len(ceilings["VAE"][name]) == len(clips)
 
     def test_fine_tuning_is_asked_what_the_base_was_trained_on(self, written):
         prompts, _ = read_evaluation(written, CachedEncoder(StubEncoder()))
@@ -223,13 +223,13 @@ class TestEvaluation:
         assert not set(asked.labels) & set(prompts["unseen"].labels)
 
     def test_references_are_the_real_motions_as_the_judge_sees_them(self, written):
-        _, references = read_evaluation(written, CachedEncoder(StubEncoder()))
+        bench = open_workbench("mdm", n_steps=2, weights=written)
         judge = load_network(Judge, written / "judge.safetensors")
         clips = MotionBatch.collate(assign_roles(tiny_corpus()).test, stream(0), crop="start")
         with torch.no_grad():
             embeddings = judge.embed_motion(clips.features, clips.lengths)
         torch.testing.assert_close(
-            references["test"].mean, embeddings.double().mean(0), atol=1e-5, rtol=1e-4
+            bench.references["test"].mean, embeddings.double().mean(0), atol=1e-5, rtol=1e-4
         )
         tensors, _ = load_tensors(written / "evaluation.safetensors")
         torch.testing.assert_close(tensors["test.real"], embeddings, atol=1e-5, rtol=1e-4)
@@ -253,7 +253,7 @@ class TestEvaluation:
         assert set(bench.prompts) == {"finetune", "validation", "test"}
         assert len(bench.prompts["validation"]) == len(tiny_corpus().split("val"))
         assert set(bench.prompts["test"].labels) == {""}
-        found = workbench.judged(bench, bench.model, "test", 0)
+        (found,) = workbench.judged(bench, bench.model, "test", [0])
         assert 0 <= found["r1"] <= 1
 
     def test_a_judge_is_needed(self, tmp_path):
@@ -263,7 +263,7 @@ class TestEvaluation:
     @pytest.mark.parametrize("base", ["mdm", "mld", "mld_early"])
     def test_what_recipes_write_the_bench_opens(self, written, base):
         bench = open_workbench(base, n_steps=2, weights=written)
-        found = workbench.judged(bench, bench.model, "validation", 0)
+        (found,) = workbench.judged(bench, bench.model, "validation", [0])
         assert all(value == value for value in found.values())
         assert bench.digest == workbench.weights_digest(base, written)
 

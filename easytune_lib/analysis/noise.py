@@ -1,7 +1,8 @@
-"""Whether an encoder, such as a reward's, still understands a noised motion."""
+"""Whether an encoder, such as a reward's, still understands a noised motion, and ranks it right."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -11,8 +12,10 @@ from torch.nn import functional as F
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout
 from easytune_lib.diffusion.schedule import NoiseSchedule
+from easytune_lib.metrics.retrieval import r_precision
 from easytune_lib.plan import GradientPlan
-from easytune_lib.protocols import Prompts
+from easytune_lib.protocols import Prompts, TextFeatures
+from easytune_lib.seeding import stream
 
 Encoder = Callable[[Tensor, Prompts], Tensor]
 """Physical features ``(batch, frames, features)`` to embeddings ``(batch, dim)``."""
@@ -94,3 +97,59 @@ def similarity_by_noise(
         return F.cosine_similarity(encode(decode(noised, prompts), prompts), clean, dim=-1)
 
     return torch.stack([similarity(t) for t in times])
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What ranks motions that are still on their way."""
+
+    embed: Callable[[Tensor, Prompts, Tensor | None], Tensor]  # motions, told the step or not
+    embed_text: Callable[[TextFeatures], Tensor]
+    reads: Literal["x_t", "x0_hat"]  # the noised state, or the clean one it points to
+    told: bool = True  # whether a reader of ``x_t`` is told the step
+
+
+@torch.no_grad()
+def ranking_by_step(
+    readers: Mapping[str, Reader],
+    model: MotionDiffusion,
+    x_T: Float[Tensor, "batch tokens dim"],
+    prompts: Prompts,
+    labels: Sequence[str],
+    rng: torch.Generator | None = None,
+    group_size: int = 32,
+) -> dict[str, Float[Tensor, "steps asked"]]:
+    """Whether each reader ranks a caption's own motion first, at each step of a rollout.
+
+    Per reader, step and caption, the share of draws in which the motion made for the caption is
+    nearer to it than those of the other captions of its group. At a step, all readers rank the
+    same states in the same groups.
+
+    Args:
+        readers: By name.
+        model: What to sample from.
+        x_T: Pure noise.
+        prompts: Captions and lengths.
+        labels: What no group may hold twice, one a prompt.
+        rng: For stochastic samplers.
+        group_size: Captions a group; chance is one in so many.
+
+    Raises:
+        ValueError: There are too few labels to fill a group.
+    """
+    plan = GradientPlan(frozenset(), frozenset({model.n_steps - 1}))
+    texts = {name: reader.embed_text(prompts.text) for name, reader in readers.items()}
+    hits: dict[str, list[Tensor]] = {name: [] for name in readers}
+    for step in rollout(model, x_T, prompts, plan, rng):
+        seen = {
+            "x_t": model.decode(step.x_t, prompts), "x0_hat": model.decode(step.x0_hat, prompts),
+        }  # fmt: skip
+        now = torch.full((len(prompts),), step.now, device=x_T.device)
+        for name, reader in readers.items():
+            t = now if reader.reads == "x_t" and reader.told else None
+            pair = (texts[name], reader.embed(seen[reader.reads], prompts, t))
+            text, motion = (F.normalize(part, dim=-1) for part in pair)
+            groups = stream(0, "groups")
+            found = r_precision(text, motion, labels, rng=groups, group_size=group_size, top=(1,))
+            hits[name].append(found.hits(1))
+    return {name: torch.stack(rows) for name, rows in hits.items()}

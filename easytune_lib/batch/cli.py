@@ -69,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
         "--base", choices=("mdm", "mld", "mld_early"), default="mdm", help="default: %(default)s"
     )
     train.add_argument(
+        "--noise", choices=("features", "latent", "clean"), default="features",
+        help="what a reward learns to read through; default: %(default)s",
+    )  # fmt: skip
+    train.add_argument(
         "--out", type=Path, default=Path("outputs/weights"), help="a folder; default: %(default)s"
     )
     train.add_argument("--steps", type=_positive, help="optimizer steps; default: the laptop's")
@@ -138,7 +142,7 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     names = {
         "base": ("mdm",) if options.base == "mdm" else ("vae", options.base),
-        "reward": ("spm",),
+        "reward": (recipes.REWARDS[options.noise],),
         "judge": ("judge",),
     }[options.what]
     seed = {} if options.seed is None else {"seed": options.seed}
@@ -151,7 +155,7 @@ def _train(options: argparse.Namespace) -> int:
         if options.what == "base":
             steps = recipes.train_base(name, options.data, **rest)
         elif options.what == "reward":
-            steps = recipes.train_reward(options.data, **rest)
+            steps = recipes.train_reward(options.data, noise=options.noise, **rest)
         else:
             steps = recipes.train_judge(options.data, **rest)
         _watch(name, steps)

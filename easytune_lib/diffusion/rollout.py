@@ -20,6 +20,7 @@ class Step:
     now: int  # training step of the state that was read
     after: int  # training step of ``x``; -1 is the clean end
     x_t: Float[Tensor, "batch tokens dim"]  # the state that was read
+    noise: Float[Tensor, "batch tokens dim"]  # what of it the network took for noise
     x0_hat: Float[Tensor, "batch tokens dim"]  # the clean state it pointed to
     x: Float[Tensor, "batch tokens dim"]  # the state that came out
 
@@ -53,7 +54,7 @@ def rollout(
         alpha, sigma = model.schedule.scales(now)
         x0_hat = (x - sigma * noise) / alpha
         x_next = model.sampler.step(model.schedule, x0_hat, noise, now, after, rng)
-        yield Step(i, now, after, x, x0_hat, x_next)
+        yield Step(i, now, after, x, noise, x0_hat, x_next)
         x = x_next
 
 

@@ -31,10 +31,13 @@ class EasyTune:
         steps: Where they lie: the ``last`` k (the released code), every n-th (``strided``;
             ours: k nearly independent updates a trajectory), or ``random`` ones, drawn anew
             for each batch (Eq. 6 reads t ~ U(0, T); with k = 1 its unbiased sampling).
+        reads: What the reward is given: the one-step estimate ``x0_hat``, or the state ``x_t``
+            that comes out, with its step, which asks for a noise-aware reward (Eq. 12).
     """
 
     k: int | None = None
     steps: Literal["last", "strided", "random"] = "last"
+    reads: Literal["x0_hat", "x_t"] = "x0_hat"
 
     def plan(self, n_steps: int, rng: torch.Generator) -> GradientPlan:
         """The plan of one batch."""
@@ -44,7 +47,7 @@ class EasyTune:
             rewarded = frozenset(n_steps - 1 - i * n_steps // k for i in range(k))
         elif self.steps == "random":
             rewarded = frozenset(torch.randperm(n_steps, generator=rng)[:k].tolist())
-        return GradientPlan(recorded=rewarded, rewarded=rewarded, detach_state=True)
+        return GradientPlan(rewarded, rewarded, detach_state=True, reads=self.reads)
 
 
 @dataclass(frozen=True)

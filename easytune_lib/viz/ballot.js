@@ -9,8 +9,9 @@ const BALLOT_CSS = `
 .et-ballot .et-asked { font-size: 15px; font-weight: 600; }
 .et-ballot .et-votes { display: grid; gap: 8px; grid-template-columns: 1fr 1fr 1fr; }
 .et-ballot button { font: inherit; color: inherit; background: transparent; cursor: pointer;
-  border: 1px solid currentColor; border-radius: 8px; padding: 9px 6px; }
+  border: 1px solid currentColor; border-radius: 8px; padding: 9px 6px; user-select: none; }
 .et-ballot .et-stage button { padding: 2px 4px; border-color: var(--line); border-radius: 6px; }
+.et-ballot .et-stage .et-caption { font-size: 15px; color: var(--ink); }
 .et-ballot .et-votes button:hover { background: rgba(0, 114, 178, .15); }
 .et-ballot .et-votes button[aria-pressed=true] { background: rgba(0, 114, 178, .3); }
 .et-ballot .et-where button { padding: 2px 8px; }

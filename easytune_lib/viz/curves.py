@@ -69,7 +69,7 @@ def plot_gradient_norms(
         ValueError: A series is missing; says which there are.
     """
     steps = np.arange(len(_series(record, "jacobian_norm")))
-    fig, (raw, divided, shares) = _panels(width, 3)
+    fig, (raw, divided, shares) = panels(width, 3)
     jacobian: dict[str, Any] = {
         "color": OKABE_ITO["sky"],
         "marker": "o",
@@ -143,7 +143,7 @@ def plot_noise_similarity(
     if not keys:
         raise ValueError(f'no series "x_t" or "x0_hat"; there are {sorted(record.series)}')
     encoders = list(dict.fromkeys(k.partition("/")[2] for k in keys))
-    fig, axes = _panels(width, len(encoders), sharey=True)
+    fig, axes = panels(width, len(encoders), sharey=True)
     for ax, encoder in zip(axes, encoders, strict=True):
         n = 0
         for state in ("x_t", "x0_hat"):
@@ -179,7 +179,7 @@ def plot_reward_by_step(record: RunRecord, width: float = COLUMN) -> Figure:
     Raises:
         ValueError: A series is missing; says which there are.
     """
-    fig, (ax,) = _panels(width, 1, ratio=0.72)
+    fig, (ax,) = panels(width, 1, ratio=0.72)
     for state in ("x_t", "x0_hat"):
         steps = np.arange(len(_series(record, state)))
         _line(ax, record, state, steps, **method_style(state))
@@ -212,7 +212,7 @@ def plot_reward_curves(
     Raises:
         ValueError: The table or the seconds are missing, or their lengths differ.
     """
-    rows = _table(record, "curves", ("method", "seed", "reward"))
+    rows = table_of(record, "curves", ("method", "seed", "reward"))
     if x == "seconds":
         seconds = record.machine.get("curve_seconds", [])
         if [len(s) for s in seconds] != [len(row["reward"]) for row in rows]:
@@ -223,7 +223,7 @@ def plot_reward_curves(
         at = [np.asarray(s, dtype=np.float64) for s in seconds]
     else:
         at = [np.arange(1.0, len(row["reward"]) + 1) for row in rows]
-    fig, (ax,) = _panels(width, 1, ratio=0.72)
+    fig, (ax,) = panels(width, 1, ratio=0.72)
     span = max(float(a[-1]) for a in at)
     for place, method in enumerate(_methods(rows)):
         runs = [i for i, row in enumerate(rows) if row["method"] == method]
@@ -265,9 +265,9 @@ def plot_method_table(
     Raises:
         ValueError: The table, or a column in it, is missing.
     """
-    rows = _table(record, "methods", ("method", *metrics))
+    rows = table_of(record, "methods", ("method", *metrics))
     methods = [m for m in _methods(rows) if m != "base"][::-1]
-    fig, axes = _panels(width, len(metrics), height=0.55 + 0.2 * len(methods), sharey=True)
+    fig, axes = panels(width, len(metrics), height=0.55 + 0.2 * len(methods), sharey=True)
     lines: dict[str, Line2D] = {}
     for ax, metric in zip(axes, metrics, strict=True):
         base = [row[metric] for row in rows if row["method"] == "base"]
@@ -317,8 +317,8 @@ def plot_memory(record: RunRecord, width: float = COLUMN) -> Figure:
     Raises:
         ValueError: The table, or a column in it, is missing.
     """
-    rows = _table(record, "memory", ("method", "steps", "saved_mib"))
-    fig, (ax,) = _panels(width, 1, ratio=0.72)
+    rows = table_of(record, "memory", ("method", "steps", "saved_mib"))
+    fig, (ax,) = panels(width, 1, ratio=0.72)
     _memory_lines(ax, rows)
     _legend_above(fig, width)
     return fig
@@ -342,11 +342,11 @@ def plot_backbone_cost(record: RunRecord, width: float = PAGE) -> Figure:
     Raises:
         ValueError: A table, or a column in it, is missing.
     """
-    settings = _table(record, "memory", ("base", "method", "saved_mib"))
-    lines = _table(record, "memory_by_k", ("base", "method", "steps", "saved_mib"))
+    settings = table_of(record, "memory", ("base", "method", "saved_mib"))
+    lines = table_of(record, "memory_by_k", ("base", "method", "steps", "saved_mib"))
     bases = list(dict.fromkeys(row["base"] for row in settings))
     methods = _methods(settings)[::-1]
-    fig, axes = _panels(width, 2 * len(bases), height=1.75, most=2)
+    fig, axes = panels(width, 2 * len(bases), height=1.75, most=2)
     for base, by_k, dots in zip(bases, axes[::2], axes[1::2], strict=True):
         _memory_lines(by_k, [row for row in lines if row["base"] == base])
         by_k.set_title(base.upper())
@@ -378,10 +378,10 @@ def plot_retrieval(record: RunRecord, width: float = PAGE) -> Figure:
     Raises:
         ValueError: The table, or a column in it, is missing.
     """
-    rows = _table(record, "retrieval", ("model", "direction", "k", "recall"))
+    rows = table_of(record, "retrieval", ("model", "direction", "k", "recall"))
     titles = {"t2m": "text to motion", "m2t": "motion to text"}
     directions = [d for d in titles if any(row["direction"] == d for row in rows)]
-    fig, axes = _panels(width, len(directions), sharey=True)
+    fig, axes = panels(width, len(directions), sharey=True)
     ranks = sorted({row["k"] for row in rows})
     for ax, direction in zip(axes, directions, strict=True):
         for model in dict.fromkeys(row["model"] for row in rows):
@@ -426,7 +426,7 @@ def plot_preferences(
     """
     kinds = ("base", "same", "tuned")
     ends = [f"{kind}_{end}" for kind in kinds for end in ("share", "low", "high")]
-    rows = _table(record, "preferences", ("rater", "votes", *kinds, *ends))
+    rows = table_of(record, "preferences", ("rater", "votes", *kinds, *ends))
     rows = [row for row in rows if row["votes"]]
     if not rows:
         raise ValueError(f"nobody has voted in record {record.run_id}")
@@ -434,7 +434,7 @@ def plot_preferences(
     names = [f"{row['rater']} ({row['votes']})" for row in rows] + list(paper or ())
     shares = [[100 * row[f"{kind}_share"] for kind in kinds] for row in rows]
     shares += [list(values) for values in (paper or {}).values()]
-    fig, (ax,) = _panels(width, 1, height=0.75 + 0.3 * len(names))
+    fig, (ax,) = panels(width, 1, height=0.75 + 0.3 * len(names))
     for y, parts in enumerate(shares):
         pale = 1.0 if y < len(rows) else 0.45
         for kind, part, start in zip(kinds, parts, np.cumsum([0, *parts]), strict=False):
@@ -473,11 +473,11 @@ def plot_reward_parts(record: RunRecord, width: float = PAGE) -> Figure:
     Raises:
         ValueError: The table, or a column in it, is missing.
     """
-    rows = _table(record, "parts", ("model", "part", "value", "low", "high"))
+    rows = table_of(record, "parts", ("model", "part", "value", "low", "high"))
     parts = list(dict.fromkeys(row["part"] for row in rows))
     models = list(dict.fromkeys(row["model"] for row in rows))[::-1]
     most = 3 if len(parts) % 4 else 4
-    fig, axes = _panels(width, len(parts), height=0.6 + 0.24 * len(models), most=most)
+    fig, axes = panels(width, len(parts), height=0.6 + 0.24 * len(models), most=most)
     for place, (ax, part) in enumerate(zip(axes, parts, strict=False)):
         for row in (row for row in rows if row["part"] == part):
             look, y = method_style(row["model"]), models.index(row["model"])
@@ -497,8 +497,7 @@ def plot_reward_parts(record: RunRecord, width: float = PAGE) -> Figure:
     return fig
 
 
-
-def _panels(
+def panels(
     width: float,
     count: int,
     ratio: float = 0.78,
@@ -608,7 +607,12 @@ def _numbers(paper: Paper, key: str) -> Float[np.ndarray, " points"]:
     return np.asarray(paper[key], dtype=np.float64)
 
 
-def _table(record: RunRecord, key: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+def table_of(record: RunRecord, key: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """A table of a record, each row of which has ``columns``.
+
+    Raises:
+        ValueError: The table, or a column in it, is missing.
+    """
     rows = record.tables.get(key, [])
     if not rows:
         raise ValueError(f'record {record.run_id} has no table "{key}": {sorted(record.tables)}')

@@ -188,7 +188,8 @@ class MotionPlayer:
 
     def widget(self) -> MotionWidget:
         """The same player on a live kernel."""
-        return MotionWidget(spec=self.spec, frame=self.spec["frame"])
+        layout = {"max_width": f"{self.width}px"}
+        return MotionWidget(spec=self.spec, frame=self.spec["frame"], layout=layout)
 
 
 def _packed(values: np.ndarray, scale: float) -> str:

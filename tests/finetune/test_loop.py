@@ -8,9 +8,9 @@ from toy import STEPS, reward, rng, text, toy
 
 from easytune_lib.analysis.cost import saved_bytes
 from easytune_lib.analysis.gradients import reward_gradient
-from easytune_lib.diffusion.rollout import sample
+from easytune_lib.diffusion.rollout import rollout, sample
 from easytune_lib.diffusion.sampler import DDIM
-from easytune_lib.finetune.loop import batches, finetune
+from easytune_lib.finetune.loop import Anchor, batches, finetune
 from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL
 from easytune_lib.protocols import Prompts
 
@@ -154,3 +154,48 @@ def test_only_the_denoiser_changes(model, pool):
     given = islice(batches(tuned, pool, 3, seed=0), 2)
     list(finetune(tuned, reward, given, EasyTune(2), _sgd(tuned, 0.1)))
     assert torch.equal(frozen, torch.ones(3)) and frozen.grad is None
+
+
+class TestAnchor:
+    """What keeps a tuned model near the one it started from."""
+
+    def test_its_value_and_gradient_are_those_of_the_mean_squared_distance(self, model, pool):
+        base = replace(model, denoiser=deepcopy(model.denoiser).requires_grad_(False))
+        with torch.no_grad():
+            for weight in model.denoiser.parameters():
+                weight.add_(0.1)
+        (batch,) = islice(batches(model, pool, 4, seed=0), 1)
+        plan = EasyTune(1).plan(STEPS, rng())
+        *_, step = rollout(model, batch.x_T, batch.prompts, plan)
+        got = Anchor(base, 1.0)(step, batch.prompts)
+        with torch.no_grad():
+            want = base.noise_estimate(step.x_t, step.now, batch.prompts)
+        torch.testing.assert_close(got, ((step.noise - want) ** 2).mean())
+        got.backward()
+        assert all(p.grad is None for p in base.denoiser.parameters())
+        assert any(p.grad is not None and p.grad.any() for p in model.denoiser.parameters())
+
+    def test_a_model_that_has_not_moved_is_not_held(self, model, pool):
+        """At the base, distance and gradient are 0, so that the first update is the plain one."""
+        base = replace(model, denoiser=deepcopy(model.denoiser).requires_grad_(False))
+        given = [islice(batches(model, pool, 4, seed=0), 1) for _ in range(2)]
+        one = list(finetune(model, reward, given[0], DRaFT(2), _sgd(model)))
+        two = list(
+            finetune(model, reward, given[1], DRaFT(2), _sgd(model), anchor=Anchor(base, 9.0))
+        )
+        assert one[0].grad_norm == pytest.approx(two[0].grad_norm, rel=1e-5)
+        assert two[0].drift == 0
+
+    @pytest.mark.parametrize("method", [DRaFT(3), EasyTune(2, "random"), AlignProp(), ReFL(3)])
+    def test_a_heavier_anchor_leaves_the_model_nearer(self, pool, method):
+        drifts = []
+        for weight in (1e-3, 1e3):
+            model, _, _ = toy()
+            model.denoiser.float()
+            base = replace(model, denoiser=deepcopy(model.denoiser).requires_grad_(False))
+            optimizer = torch.optim.Adam(model.denoiser.parameters(), lr=1e-2)
+            given = islice(batches(model, pool, 6, seed=0), 8)
+            anchor = Anchor(base, weight)
+            updates = list(finetune(model, reward, given, method, optimizer, anchor=anchor))
+            drifts.append(updates[-1].drift)
+        assert drifts[1] < drifts[0] / 2

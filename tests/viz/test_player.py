@@ -102,6 +102,7 @@ def test_the_widget_carries_the_same_player():
     widget = player.widget()
     assert isinstance(widget, MotionWidget)
     assert (widget.spec, widget.frame, widget.playing) == (player.spec, 2, False)
+    assert widget.layout.max_width == f"{player.width}px"  # as wide as the page's
     seen = []
     widget.observe(lambda change: seen.append(change["new"]), "frame")
     widget.frame = 3
