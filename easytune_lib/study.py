@@ -499,7 +499,7 @@ class Agreement:
     statistic: str  # "Cohen's kappa" of two raters, "Fleiss' kappa" of more
     raters: tuple[str, ...]
     pairs: int
-    raw: float  # share of equal verdicts, over pairs of raters
+    raw: float | None  # share of equal verdicts, over pairs of raters; None of no pairs
     kappa: float | None  # beyond chance: 0 is chance, 1 is full; None where chance is full
     low: float | None  # 95 % bootstrap over pairs
     high: float | None
@@ -517,7 +517,7 @@ def agreement(
         draws: Of the bootstrap.
 
     Raises:
-        ValueError: There are fewer than two raters, or no pair that all of them voted on.
+        ValueError: There are fewer than two raters, or a vote is of another study.
 
     Source: Cohen, 1960; Fleiss, 1971.
     """
@@ -525,17 +525,16 @@ def agreement(
     said = {(v.pair, v.rater): kinds.index(study.verdict(v)) for v in latest(votes)}
     raters = tuple(sorted({rater for _, rater in said}))
     shared = [p for p in range(len(study)) if all((p, r) in said for r in raters)]
-    if len(raters) < 2 or not shared:
-        raise ValueError(
-            f"agreement needs two raters and pairs that all voted on, got {', '.join(raters)} and "
-            f"{len(shared)} pairs"
-        )
+    if len(raters) < 2:
+        raise ValueError(f"agreement needs at least two raters, got {len(raters)}: {raters}")
+    name = "Cohen's kappa" if len(raters) == 2 else "Fleiss' kappa"
+    if not shared:
+        return Agreement(name, raters, 0, None, None, None, None)
     codes = np.array([[said[p, r] for r in raters] for p in shared])
     raw, kappa = _kappa(codes)
     again = rng.integers(len(codes), size=(draws, len(codes)))
     drawn = [k for rows in again if (k := _kappa(codes[rows])[1]) is not None]
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist() if drawn else (None, None)
-    name = "Cohen's kappa" if len(raters) == 2 else "Fleiss' kappa"
     return Agreement(name, raters, len(shared), raw, kappa, low, high)
 
 

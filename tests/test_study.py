@@ -276,9 +276,10 @@ def test_fleiss_kappa_by_hand():
 def test_agreement_where_chance_is_full_and_where_there_is_none():
     found = agreement(says("a", "ttt") + says("b", "ttt"), STUDY, np.random.default_rng(0))
     assert (found.raw, found.kappa, found.low) == (1.0, None, None)
-    for votes in (says("a", "tt"), says("a", "t-") + says("b", "-t")):
-        with pytest.raises(ValueError, match="two raters and pairs that all voted on"):
-            agreement(votes, STUDY, np.random.default_rng(0))
+    apart = agreement(says("a", "t-") + says("b", "-t"), STUDY, np.random.default_rng(0))
+    assert (apart.pairs, apart.raw, apart.kappa) == (0, None, None)
+    with pytest.raises(ValueError, match="at least two raters, got 1"):
+        agreement(says("a", "tt"), STUDY, np.random.default_rng(0))
 
 
 def test_consensus_is_one_vote_a_pair():
