@@ -125,7 +125,7 @@ def _tune(bench: Workbench, run: Run, path: Path) -> Iterator[Progress]:
     model = replace(bench.model, denoiser=denoiser, n_steps=run.n_steps)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=run.lr, weight_decay=0.0, fused=True)
     state = path.with_name("state.safetensors")
-    curve, start, spent = _resume(state, denoiser, optimizer)
+    curve, start, spent = resume_state(state, denoiser, optimizer)
     began, saved_at = time.process_time() - spent, spent
     stream = batches(model, bench.prompts["finetune"].prompts, run.batch_size, run.seed, start)
     anchor = Anchor(bench.model, run.anchor) if run.anchor else None
@@ -142,7 +142,7 @@ def _tune(bench: Workbench, run: Run, path: Path) -> Iterator[Progress]:
             break
         if update.last and elapsed - saved_at > 20:
             saved_at = elapsed
-            _save(state, denoiser, optimizer, curve, update.batch + 1, elapsed)
+            save_state(state, denoiser, optimizer, curve, update.batch + 1, elapsed)
     network = getattr(denoiser, "config", {})
     config = {"run": run.parameters, "network": network, "curve": curve}
     save_tensors(path, denoiser.state_dict(), config)
@@ -190,22 +190,28 @@ def load_tuned(bench: Workbench, run: Run, scratch: Path) -> MotionDiffusion:
     return replace(bench.model, denoiser=denoiser, n_steps=run.n_steps)
 
 
-def _save(
+def save_state(
     path: Path,
     denoiser: Denoiser,
     optimizer: torch.optim.Optimizer,
-    curve: dict[str, list[float]],
+    curve: dict[str, list[Any]],
     batch: int,
     spent: float,
 ) -> None:
+    """Write all that a fine-tuning needs to go on from ``batch``, atomically."""
     tensors = {f"network.{name}": value for name, value in denoiser.state_dict().items()}
     tensors |= pack_optimizer(optimizer)
     save_tensors(path, tensors, {"curve": curve, "batch": batch, "spent": spent})
 
 
-def _resume(
+def resume_state(
     path: Path, denoiser: Denoiser, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, list[float]], int, float]:
+) -> tuple[dict[str, list[Any]], int, float]:
+    """What :func:`save_state` wrote, into network and optimizer; a fresh start where nothing is.
+
+    Returns:
+        The curve so far, the next batch, and the seconds spent.
+    """
     if not path.exists():
         return {"reward": [], "seconds": [], "grad_norm": [], "step": []}, 0, 0.0
     tensors, config = load_tensors(path)

@@ -36,6 +36,16 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
+def band(name: str, rows: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+    """A series with its band, as records and figures have it: mean and :func:`interval` a row."""
+    found = [interval(row) for row in rows]
+    return {
+        name: [row.mean for row in found],
+        f"{name}_low": [row.low for row in found],
+        f"{name}_high": [row.high for row in found],
+    }
+
+
 def paired_interval(a: Sequence[float], b: Sequence[float]) -> Interval:
     """:func:`interval` of ``a - b``, run by run; for runs that share seed and noise."""
     if len(a) != len(b):

@@ -30,7 +30,7 @@ from easytune_lib.viz.style import (
 
 Paper = Mapping[str, Sequence[int | float]]
 
-_METRICS = {
+METRICS = {
     "r1": r"R@1 $\uparrow$",
     "r2": r"R@2 $\uparrow$",
     "r3": r"R@3 $\uparrow$",
@@ -39,6 +39,8 @@ _METRICS = {
     "diversity": "Diversity",
     "reward": r"reward $\uparrow$",
     "foot_skate": r"foot skating $\downarrow$",
+    "jerk": r"jerk (m/s$^3$)",
+    "drift": "distance from the base",
 }
 
 
@@ -286,7 +288,7 @@ def plot_method_table(
             ax.plot(values.mean(), y, marker, color=color, ms=5)
         ax.grid(axis="x")
         ax.grid(axis="y", visible=False)
-        ax.set(xlabel=_METRICS.get(metric, metric), ylim=(-0.6, len(methods) - 0.4))
+        ax.set(xlabel=METRICS.get(metric, metric), ylim=(-0.6, len(methods) - 0.4))
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.set_yticks(range(len(methods)), [method_style(m)["label"] for m in methods])
         spec = ax.get_subplotspec()

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from easytune_lib.records import RunRecord
-from easytune_lib.viz.curves import panels, table_of
+from easytune_lib.viz.curves import METRICS, panels, table_of
 from easytune_lib.viz.style import GREY, OKABE_ITO, PAGE, method_style, styled
 
 _DIRECTIONS = {"t2m": "text to motion", "m2t": "motion to text"}
@@ -195,4 +195,51 @@ def plot_noise_apart(record: RunRecord, width: float = PAGE) -> Figure:
     for ax in axes:
         handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
     axes[0].legend(handles.values(), handles.keys(), loc="lower left")
+    return fig
+
+
+@styled()
+def plot_hacking(
+    record: RunRecord,
+    metrics: Sequence[str] = ("reward", "mm_dist", "fid", "diversity", "foot_skate", "drift"),
+    width: float = PAGE,
+) -> Figure:
+    """Where do reward and judge part, and does an anchor keep them together?
+
+    One panel a metric, on test prompts, against updates; a line is the mean over seeds, its band
+    their range. A dot marks the look that early stopping on validation would have kept.
+
+    Reads:
+        ``tables["looks"]``: rows with ``method``, ``seed``, ``split``, ``updates`` and the metrics.
+        ``tables["parting"]``: rows with ``method``, ``seed`` and ``stop`` (updates).
+
+    Raises:
+        ValueError: A table, or a column in it, is missing.
+    """
+    looks = table_of(record, "looks", ("method", "seed", "split", "updates", *metrics))
+    parting = table_of(record, "parting", ("method", "seed", "stop"))
+    looks = [row for row in looks if row["split"] == "test"]
+    methods = list(dict.fromkeys(row["method"] for row in looks))
+    hues = [OKABE_ITO[color] for color in ("vermillion", "blue", "green", "purple", "black")]
+    fig, axes = panels(width, len(metrics), most=3, height=1.6)
+    for ax, metric in zip(axes, metrics, strict=True):
+        for color, method in zip(hues, methods, strict=False):
+            own = [row for row in looks if row["method"] == method]
+            at = sorted({row["updates"] for row in own})
+            columns = [[row[metric] for row in own if row["updates"] == u] for u in at]
+            ax.plot(at, [float(np.mean(c)) for c in columns], color=color, label=method)
+            low, high = [min(c) for c in columns], [max(c) for c in columns]
+            ax.fill_between(at, low, high, color=color, alpha=0.15, lw=0)
+            for row in (row for row in parting if row["method"] == method):
+                kept = [r for r in own if (r["seed"], r["updates"]) == (row["seed"], row["stop"])]
+                ax.plot(
+                    row["stop"], kept[0][metric], "o", color=color, ms=3.5, mec="white", mew=0.5
+                )
+        ax.set_title(METRICS.get(metric, metric))
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+    for ax in axes[-3:]:
+        ax.set_xlabel("updates")
+    handles, names = axes[0].get_legend_handles_labels()
+    fig.legend(handles, names, loc="outside upper center", ncols=len(names))
     return fig
