@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from easytune_lib.metrics.judge import Judge, judge_objective
-from easytune_lib.metrics.retrieval import r_precision
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, LatentDenoiser, mld
 from easytune_lib.models.objectives import denoising_loss, vae_loss
@@ -31,7 +30,6 @@ from easytune_lib.motion.roles import Roles, assign_roles
 from easytune_lib.motion.synthetic import synthetic_corpus
 from easytune_lib.protocols import Prompts
 from easytune_lib.records import RunRecord
-from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.objective import MIXED, LatentNoise, spm_objective
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.seeding import stream
@@ -391,40 +389,3 @@ def fresh_reward(
     stats = FeatureStats.from_clips(corpus.split("train"), corpus.skeleton)
     width = corpus.skeleton.n_features
     return _fresh(lambda: SPM(features=width, time_token=time_token), seed, stats)
-
-
-@torch.no_grad()
-def retrieval_rows(
-    model: SPM, clips: MotionBatch, table: CaptionTable, name: str, seed: int
-) -> list[dict[str, Any]]:
-    """Recall at 1, 2, 3, 5 and 10 in groups of 32 distinct labels, in both directions.
-
-    Args:
-        model: The text-motion model.
-        clips: What is searched, with captions of ``table``.
-        table: Features of the captions.
-        name: Of the model, for the rows.
-        seed: Of the training and, here, of the groups.
-
-    Raises:
-        ValueError: There are fewer than 32 labels, or a caption is not in ``table``.
-    """
-    reward = AlignmentReward(model)
-    asked = Prompts(table(clips.texts), clips.lengths)
-    motion = torch.cat([
-        reward.embed(clips.features[rows, : asked[rows].frames], asked[rows])
-        for rows in torch.arange(len(clips)).split(64)
-    ])  # fmt: skip
-    text = reward.embed_text(asked.text)
-    text, motion = (nn.functional.normalize(x, dim=-1) for x in (text, motion))
-    top = (1, 2, 3, 5, 10)
-    pairs = {"t2m": (text, motion), "m2t": (motion, text)}
-    found = {
-        direction: r_precision(*pair, clips.labels, rng=stream(seed, "groups"), top=top)
-        for direction, pair in pairs.items()
-    }
-    return [
-        {"model": name, "direction": direction, "seed": seed, "k": k, "recall": result.r(k)}
-        for direction, result in found.items()
-        for k in top
-    ]

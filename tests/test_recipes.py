@@ -24,7 +24,6 @@ from easytune_lib.recipes import (
     load_network,
     open_data,
     prepare_evaluation,
-    retrieval_rows,
     train_base,
     train_judge,
     train_reward,
@@ -34,7 +33,6 @@ from easytune_lib.rewards.spm import SPM
 from easytune_lib.seeding import stream
 from easytune_lib.storage import load_tensors
 from easytune_lib.text.cache import CachedEncoder
-from easytune_lib.text.table import CaptionTable
 from easytune_lib.training import TrainingPlan
 from easytune_lib.workbench import open_workbench, read_evaluation
 
@@ -291,20 +289,15 @@ def test_a_fresh_reward_depends_on_its_seed_alone():
     assert not torch.equal(one["position"], other["position"])
 
 
-def test_recall_grows_with_k_and_repeats_exactly():
-    clips = [replace(c, label=f"{i}") for i, c in enumerate(tiny_corpus().clips[:40])]
-    batch = MotionBatch.collate(clips, stream(0))
-    model = fresh_reward(tiny_corpus(), 0).eval()
-    table = CaptionTable(StubEncoder(), captions_of(clips))
-    rows = retrieval_rows(model, batch, table, "fresh", 7)
-    assert rows == retrieval_rows(model, batch, table, "fresh", 7)
-    assert [(row["direction"], row["k"]) for row in rows] == [
-        (direction, k) for direction in ("t2m", "m2t") for k in (1, 2, 3, 5, 10)
-    ]
-    assert all(row["model"] == "fresh" and row["seed"] == 7 for row in rows)
-    recall = [row["recall"] for row in rows]
-    assert recall[:5] == sorted(recall[:5]) and recall[5:] == sorted(recall[5:])
-    assert 0 <= recall[0] < 0.5, "an untrained model finds little"
+def test_a_reward_for_latents_is_trained_on_decoded_noise(trained, tmp_path):
+    """Half the motions are clean; the others are what the VAE makes of a noised latent."""
+    with pytest.raises(ValueError, match=r"vae\.safetensors is not a readable"):
+        next(train_reward("tiny", tmp_path, steps=1, noise="latent"))
+    (tmp_path / "vae.safetensors").symlink_to(trained[0] / "vae.safetensors")
+    for noise, name in (("latent", "spm_latent"), ("clean", "spm_clean")):
+        list(train_reward("tiny", tmp_path, steps=2, noise=noise))
+        told = load_network(SPM, tmp_path / f"{name}.safetensors").config["time_token"]
+        assert told == ("none" if noise == "clean" else "motion")
 
 
 class TestOpenData:

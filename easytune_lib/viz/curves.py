@@ -365,44 +365,6 @@ def plot_backbone_cost(record: RunRecord, width: float = PAGE) -> Figure:
 
 
 @styled()
-def plot_retrieval(record: RunRecord, width: float = PAGE) -> Figure:
-    """Does SPL make the reward find the right motion, and the right caption, more often?
-
-    Reads:
-        ``tables["retrieval"]``: rows with ``model`` ("before", "after SPL", "after plain" ...),
-        ``direction`` ("t2m" or "m2t"), ``k`` and ``recall`` (0 to 1, in the ``k`` best);
-        several rows of one kind (seeds) are drawn as mean and range.
-
-    Args:
-        record: See above.
-        width: Inches.
-
-    Raises:
-        ValueError: The table, or a column in it, is missing.
-    """
-    rows = table_of(record, "retrieval", ("model", "direction", "k", "recall"))
-    titles = {"t2m": "text to motion", "m2t": "motion to text"}
-    directions = [d for d in titles if any(row["direction"] == d for row in rows)]
-    fig, axes = panels(width, len(directions), sharey=True)
-    ranks = sorted({row["k"] for row in rows})
-    for ax, direction in zip(axes, directions, strict=True):
-        for model in dict.fromkeys(row["model"] for row in rows):
-            chosen = [r for r in rows if (r["model"], r["direction"]) == (model, direction)]
-            found = [[r["recall"] for r in chosen if r["k"] == k] for k in ranks]
-            shown = [i for i, values in enumerate(found) if values]
-            mean = [100 * float(np.mean(found[i])) for i in shown]
-            style = method_style(model)
-            ax.plot(shown, mean, **style)
-            low, high = ([100 * edge(found[i]) for i in shown] for edge in (min, max))
-            ax.fill_between(shown, low, high, color=style["color"], alpha=0.16, lw=0)
-        ax.set_xticks(range(len(ranks)), [f"R@{k}" for k in ranks])
-        ax.set_title(titles[direction])
-    axes[0].set_ylabel("right one found (%)")
-    axes[0].legend(loc="lower right")
-    return fig
-
-
-@styled()
 def plot_preferences(
     record: RunRecord,
     paper: Mapping[str, Sequence[float]] | None = None,

@@ -1,7 +1,12 @@
 import torch
 from toy import STEPS, rng, toy
 
-from easytune_lib.analysis.noise import similarity_by_noise, similarity_by_step
+from easytune_lib.analysis.noise import (
+    Reader,
+    ranking_by_step,
+    similarity_by_noise,
+    similarity_by_step,
+)
 from easytune_lib.diffusion.rollout import sample
 
 
@@ -39,3 +44,28 @@ def test_clean_state_resembles_itself_and_more_noise_resembles_it_less():
     assert torch.equal(got, similarity_by_noise(*args, rng(1)))
     alone = similarity_by_noise(*args[:-1], times[2:3], rng(1))
     assert torch.equal(got[2:3], alone), "one noise serves all times"
+
+
+def test_a_reader_that_knows_the_end_ranks_it_first_there():
+    """Its captions are the motions that the model will make: found at the last step at least."""
+    model, x_T, prompts = toy("x0")
+    model.denoiser.float()
+    made = encode(sample(model, prompts, rng(0)).double(), prompts)
+    seen: list[tuple[str, object]] = []
+
+    def reader(state, told=True):
+        def embed(motion, prompts, t):
+            seen.append((state, t))
+            return encode(motion, prompts)
+
+        return Reader(embed, lambda text: made, state, told)
+
+    readers = {"early": reader("x_t"), "late": reader("x0_hat"), "blind": reader("x_t", told=False)}
+    hits = ranking_by_step(readers, model, x_T.float(), prompts, ["a", "b", "c", "d"], group_size=4)
+    assert all(values.shape == (STEPS, 4) for values in hits.values())
+    assert (hits["late"][-1] == 1).all() and (hits["late"] >= 0).all()
+    assert torch.equal(hits["early"], hits["blind"]), "this reader does not look at the step"
+    told = [t for state, t in seen if state == "x_t"]
+    assert [int(t[0]) for t in told[::2]] == [now for now, _ in model.times]
+    assert all(t is None for t in told[1::2])
+    assert all(t is None for state, t in seen if state == "x0_hat")

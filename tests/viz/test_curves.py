@@ -51,12 +51,6 @@ def record() -> RunRecord:
             for m in METHODS
             for k in (5, 1, 10)
         ],
-        "retrieval": [
-            {"model": m, "direction": d, "k": k, "recall": 0.5 + 0.04 * k}
-            for m in ("before", "after plain", "after SPL")
-            for d in ("t2m", "m2t")
-            for k in (1, 3, 10)
-        ],
         "parts": [
             {"model": m, "part": p, "value": 0.5 + i, "low": 0.4 + i, "high": 0.7 + i}
             for i, m in enumerate(("base", "alone", "mixed"))
@@ -80,7 +74,6 @@ PLOTS = {
     "memory": {},
     "reward_by_step": {},
     "backbone_cost": {},
-    "retrieval": {},
     "reward_parts": {},
     "preferences": {"paper": {"paper: alignment": [9.0, 18.0, 73.0]}},
 }
@@ -96,7 +89,7 @@ def test_each_fits_its_width_with_words_on_its_axes(name):
     for ax in fig.axes:
         box = ax.get_tightbbox()
         assert box.x0 > -2 and box.x1 < fig.bbox.width + 2  # pixels
-        assert ax.get_xlabel() or name == "retrieval"  # R@1 ... say it themselves
+        assert ax.get_xlabel()
 
 
 def lines(ax) -> dict[str, np.ndarray]:
@@ -143,6 +136,19 @@ def test_dots_are_means_and_base_is_a_line():
     for value in mean.values():
         assert np.isclose(xs, value).any()
     assert [t.get_text() for t in ax.get_yticklabels()] == list(METHODS[::-1])
+
+
+def test_ceilings_are_lines_with_a_legend():
+    ceilings = [
+        {"method": m, "split": split, "r1": value}
+        for m, value in (("real", 0.9), ("VAE", 0.8)) for split in ("test", "unseen")
+    ]  # fmt: skip
+    tables = {"methods": RECORD.tables["methods"], "ceilings": ceilings}
+    fig = curves.plot_method_table(RunRecord("demo", {}, tables=tables), metrics=("r1",))
+    drawn = [list(line.get_xdata()) for line in fig.axes[0].lines]
+    assert drawn.count([0.9, 0.9]) == drawn.count([0.8, 0.8]) == 1
+    (legend,) = fig.legends
+    assert [t.get_text() for t in legend.get_texts()] == ["real motion", "VAE reconstruction"]
 
 
 @pytest.mark.parametrize("name", PLOTS)
