@@ -1,9 +1,10 @@
 """Transformer blocks shared by the diffusion models and the reward."""
 
 import math
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -102,3 +103,82 @@ def with_tokens(
 ) -> Bool[Tensor, "batch more_tokens"]:
     """``keep`` with ``extra`` real tokens in front."""
     return F.pad(keep, (extra, 0), value=True)
+
+
+class SkipTransformer(nn.Module):
+    """Post-norm layers, those of the second half fed also with what the first half put out.
+
+    The layers are PyTorch's own, with its fused attention; keyword arguments go to each of
+    them. Keys are those of the published MLD and SPM.
+
+    Source: MLD (Chen et al., 2023), after U-ViT.
+    """
+
+    def __init__(self, layer: Callable[[], nn.Module], layers: int, dim: int, norm: nn.LayerNorm):
+        super().__init__()
+        half = layers // 2
+        self.norm = norm
+        self.input_blocks = nn.ModuleList(layer() for _ in range(half))
+        self.middle_block = layer()
+        self.output_blocks = nn.ModuleList(layer() for _ in range(half))
+        self.linear_blocks = nn.ModuleList(nn.Linear(2 * dim, dim) for _ in range(half))
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens dim"], **options: Tensor
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """As the layers: ``src_key_padding_mask``, or ``memory`` and ``tgt_key_padding_mask``."""
+        skips = []
+        for block in self.input_blocks:
+            x = block(x, **options)
+            skips.append(x)
+        x = self.middle_block(x, **options)
+        for block, merge in zip(self.output_blocks, self.linear_blocks, strict=True):
+            x = block(merge(torch.cat([x, skips.pop()], dim=-1)), **options)
+        return self.norm(x)
+
+
+class LearnedPositions(nn.Module):
+    """Adds a learned vector to each place of a sequence."""
+
+    def __init__(self, dim: int, places: int = 500):
+        super().__init__()
+        self.pe = nn.Parameter(torch.rand(places, 1, dim))
+
+    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+        """``x`` with positions."""
+        if x.shape[1] > len(self.pe):
+            raise ValueError(
+                f"a sequence of {x.shape[1]} tokens, this model knows {len(self.pe)} places: cut it"
+            )
+        return x + self.pe[: x.shape[1], 0]
+
+
+class StepEmbedding(nn.Module):
+    """Sinusoids of the training step, cosines first, through two layers.
+
+    ``condition_dim``: numbers of a further condition, which is added before the two layers.
+    """
+
+    def __init__(self, dim: int, width: int = 512, condition_dim: int | None = None):
+        super().__init__()
+        self.width = width
+        if condition_dim is not None:
+            self.cond_proj = nn.Linear(condition_dim, width, bias=False)
+        self.linear_1, self.linear_2 = nn.Linear(width, dim), nn.Linear(dim, dim)
+
+    def forward(
+        self, t: Int[Tensor, " batch"], condition: Float[Tensor, "batch numbers"] | None = None
+    ) -> Float[Tensor, "batch dim"]:
+        """Embed training steps, 0 (clean) to 999."""
+        waves = step_waves(t, self.width).to(self.linear_1.weight.dtype)
+        if condition is not None:
+            waves = waves + self.cond_proj(condition.to(waves.dtype))
+        return self.linear_2(F.silu(self.linear_1(waves)))
+
+
+def step_waves(t: Int[Tensor, " batch"], width: int) -> Float[Tensor, "batch width"]:
+    """Cosines, then sines of training steps, of wavelengths from 2 pi up to 10000 times that."""
+    half = width // 2
+    powers = torch.arange(half, device=t.device, dtype=torch.float32) / half
+    angle = t[:, None] * torch.exp(-math.log(10000) * powers)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)

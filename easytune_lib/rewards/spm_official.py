@@ -1,7 +1,6 @@
 """The SPM at the size it was published, key for key: its checkpoints load as they are."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from easytune_lib.blocks import LearnedPositions, SkipTransformer, StepEmbedding
 from easytune_lib.checkpoints import fit, read_checkpoint
 from easytune_lib.motion.corpus import FeatureStats
 from easytune_lib.protocols import TextFeatures
@@ -191,66 +191,3 @@ def _gaussian(
     hidden = encoder(tokens, src_key_padding_mask=unread)[:, 0]
     mu, logvar = write(hidden).chunk(2, dim=-1)
     return mu, logvar
-
-
-class SkipTransformer(nn.Module):
-    """Post-norm layers, those of the second half fed also with what the first half put out.
-
-    Source: MLD (Chen et al., 2023), after U-ViT. The layers are PyTorch's own, with its fused
-    attention; keyword arguments go to each of them.
-    """
-
-    def __init__(self, layer: Callable[[], nn.Module], layers: int, dim: int, norm: nn.LayerNorm):
-        super().__init__()
-        half = layers // 2
-        self.norm = norm
-        self.input_blocks = nn.ModuleList(layer() for _ in range(half))
-        self.middle_block = layer()
-        self.output_blocks = nn.ModuleList(layer() for _ in range(half))
-        self.linear_blocks = nn.ModuleList(nn.Linear(2 * dim, dim) for _ in range(half))
-
-    def forward(
-        self, x: Float[Tensor, "batch tokens dim"], **options: Tensor
-    ) -> Float[Tensor, "batch tokens dim"]:
-        """As the layers: ``src_key_padding_mask``, or ``memory`` and ``tgt_key_padding_mask``."""
-        skips = []
-        for block in self.input_blocks:
-            x = block(x, **options)
-            skips.append(x)
-        x = self.middle_block(x, **options)
-        for block, merge in zip(self.output_blocks, self.linear_blocks, strict=True):
-            x = block(merge(torch.cat([x, skips.pop()], dim=-1)), **options)
-        return self.norm(x)
-
-
-class LearnedPositions(nn.Module):
-    """Adds a learned vector to each place of a sequence."""
-
-    def __init__(self, dim: int, places: int = 500):
-        super().__init__()
-        self.pe = nn.Parameter(torch.rand(places, 1, dim))
-
-    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
-        """``x`` with positions."""
-        if x.shape[1] > len(self.pe):
-            raise ValueError(
-                f"a sequence of {x.shape[1]} tokens, this model knows {len(self.pe)} places: cut it"
-            )
-        return x + self.pe[: x.shape[1], 0]
-
-
-class StepEmbedding(nn.Module):
-    """Sinusoids of the training step, cosines first, through two layers."""
-
-    def __init__(self, dim: int, width: int = 512):
-        super().__init__()
-        self.width = width
-        self.linear_1, self.linear_2 = nn.Linear(width, dim), nn.Linear(dim, dim)
-
-    def forward(self, t: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
-        """Embed training steps, 0 (clean) to 999."""
-        half = self.width // 2
-        powers = torch.arange(half, device=t.device, dtype=torch.float32) / half
-        angle = t[:, None] * torch.exp(-math.log(10000) * powers)
-        waves = torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.linear_1.weight.dtype)
-        return self.linear_2(F.silu(self.linear_1(waves)))
