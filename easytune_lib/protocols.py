@@ -6,6 +6,7 @@ To extend the workbench, write one class that fits one of the protocols here.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 from easytune_lib.plan import GradientPlan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TextFeatures:
-    """What a frozen text encoder says of some captions."""
+    """What a frozen text encoder says of some captions; equal only to itself, so a key."""
 
     texts: tuple[str, ...]
     sentence: Float[Tensor, "batch dim"]  # one embedding a caption
@@ -54,9 +55,12 @@ class TextFeatures:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompts:
-    """What is asked of a model: captions, and how many frames each motion shall have."""
+    """What is asked of a model: captions, and how many frames each motion shall have.
+
+    Equal only to itself, so that what is computed from prompts may be kept as long as they are.
+    """
 
     text: TextFeatures
     lengths: Int[Tensor, " batch"]  # frames
@@ -73,12 +77,12 @@ class Prompts:
         """The captions."""
         return self.text.texts
 
-    @property
+    @cached_property
     def frames(self) -> int:
         """Frames of the longest motion; all tensors of the batch are padded to it."""
         return int(self.lengths.max())
 
-    @property
+    @cached_property
     def mask(self) -> Bool[Tensor, "batch frames"]:
         """True where a frame is real, False where it is padding."""
         return torch.arange(self.frames, device=self.lengths.device) < self.lengths[:, None]

@@ -1,8 +1,12 @@
 """Classifier-free guidance: two readings of one state, with and without the caption."""
 
+from weakref import WeakKeyDictionary
+
 from torch import Tensor
 
 from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
+
+_twice: WeakKeyDictionary[Prompts, tuple[TextFeatures, Prompts]] = WeakKeyDictionary()
 
 
 def guided(
@@ -23,7 +27,16 @@ def guided(
     """
     if scale == 1.0:
         return denoiser(x_t, t, prompts)
-    blank = no_text[[0] * len(prompts)]
-    both = Prompts(TextFeatures.cat([prompts.text, blank]), prompts.lengths.repeat(2))
+    both = twice(prompts, no_text)
     with_text, without = denoiser(x_t.repeat(2, 1, 1), t.repeat(2), both).chunk(2)
     return without + scale * (with_text - without)
+
+
+def twice(prompts: Prompts, no_text: TextFeatures) -> Prompts:
+    """The prompts, and the same without captions; made once and kept while ``prompts`` is."""
+    kept = _twice.get(prompts)
+    if kept is None or kept[0] is not no_text:
+        blank = no_text[[0] * len(prompts)]
+        both = Prompts(TextFeatures.cat([prompts.text, blank]), prompts.lengths.repeat(2))
+        kept = _twice[prompts] = no_text, both
+    return kept[1]

@@ -45,7 +45,8 @@ class NoiseSchedule:
     def times(self, n_steps: int) -> tuple[tuple[int, int], ...]:
         """Pairs ``(t, t_after)`` from noise to clean, evenly spaced; the last goes to -1.
 
-        As diffusers' "leading" spacing with an offset of 1: 50 of 1000 gives 981, 961 .. 1.
+        As diffusers' "leading" spacing with an offset of 1: 50 of 1000 gives 981, 961 .. 1. Where
+        the offset would leave the schedule there is none: all of 1000 are 999, 998 .. 0.
 
         Raises:
             ValueError: More steps than the schedule has, or fewer than one.
@@ -53,7 +54,8 @@ class NoiseSchedule:
         if not 1 <= n_steps <= len(self):
             raise ValueError(f"1 to {len(self)} sampling steps, got {n_steps}")
         stride = len(self) // n_steps
-        t = [min(i * stride + 1, len(self) - 1) for i in reversed(range(n_steps))]
+        offset = min(1, len(self) - 1 - (n_steps - 1) * stride)
+        t = [i * stride + offset for i in reversed(range(n_steps))]
         return tuple(zip(t, [*t[1:], -1], strict=True))
 
     def scales(self, t: int) -> tuple[float, float]:

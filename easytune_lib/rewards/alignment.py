@@ -1,6 +1,7 @@
 """How well motions fit their captions, as a reward."""
 
 import copy
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
@@ -33,8 +34,7 @@ class AlignmentReward:
             known = NoiseSchedule.scaled_linear().alpha_bar
             self._times = (schedule.alpha_bar[:, None] - known).abs().argmin(1)
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self._tokens: Tensor | None = None  # of the captions whose latents are kept
-        self._text = torch.empty(0)
+        self._latents: WeakKeyDictionary[TextFeatures, Tensor] = WeakKeyDictionary()
 
     def __call__(
         self,
@@ -70,8 +70,8 @@ class AlignmentReward:
         return self.model.encode_motion(motion.to(self.model.mean.dtype), prompts.mask, t)[0]
 
     def embed_text(self, text: TextFeatures) -> Float[Tensor, "batch latent"]:
-        """Mean latent of each caption; those of the last batch of captions are kept."""
-        if self._tokens is not text.tokens:
+        """Mean latent of each caption; computed once and kept while ``text`` is."""
+        if text not in self._latents:
             with torch.no_grad():
-                self._tokens, self._text = text.tokens, self.model.encode_text(text)[0]
-        return self._text
+                self._latents[text] = self.model.encode_text(text)[0]
+        return self._latents[text]

@@ -1,8 +1,10 @@
+import weakref
+
 import pytest
 import torch
 from toy import text, toy
 
-from easytune_lib.diffusion.guidance import guided
+from easytune_lib.diffusion.guidance import guided, twice
 from easytune_lib.protocols import Prompts, TextFeatures
 
 
@@ -51,3 +53,14 @@ def test_captions_longer_than_the_empty_one_are_padded(parts):
     torch.testing.assert_close(read(2.0, Prompts(long, prompts.lengths)), read(2.0))
     both = TextFeatures.cat([long, text(1)])
     assert both.token_mask.sum(1).tolist() == [6, 6, 6, 6, 1] and not both.tokens[4, 1:].any()
+
+
+def test_captions_are_joined_once_for_all_steps(parts):
+    model, _, prompts = toy()
+    both = twice(prompts, model.no_text)
+    assert twice(prompts, model.no_text) is both and len(both) == 8
+    other = text(1, seed=3)
+    assert torch.equal(twice(prompts, other).text.sentence[7], other.sentence[0])
+    gone = weakref.ref(both)
+    del both, prompts
+    assert gone() is None

@@ -37,6 +37,16 @@ def test_times_are_those_of_diffusers(pair, n_steps):
     assert [now for now, _ in ours.times(n_steps)] == theirs.timesteps.tolist()
 
 
+def test_every_step_of_a_schedule_is_visited_once(pair):
+    ours, theirs = pair
+    times = ours.times(1000)
+    assert times[0] == (999, 998) and times[-2:] == ((1, 0), (0, -1))
+    theirs.set_timesteps(1000)  # begins at 1000, a step that it does not have
+    assert [now + 1 for now, _ in times] == theirs.timesteps.tolist()
+    for n_steps in (1, 333, 500, 501, 999, 1000):
+        assert len({now for now, _ in ours.times(n_steps)}) == n_steps
+
+
 def test_fifty_steps_are_the_papers():
     times = NoiseSchedule.scaled_linear().times(50)
     assert times[0] == (981, 961) and times[-2:] == ((21, 1), (1, -1))

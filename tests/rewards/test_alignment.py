@@ -67,6 +67,19 @@ def test_other_captions_are_not_answered_from_memory(spm, batch, prompts, featur
     assert torch.equal(first, reward(batch.features, prompts))
 
 
+def test_captions_are_read_once_and_forgotten_with_their_prompts(spm, batch, prompts):
+    reward, read = AlignmentReward(spm()), []
+    reward.model.text_encoder.register_forward_hook(lambda *_: read.append(1))
+    halves = [prompts[[0, 1]], prompts[[2, 3]]]
+    for _ in range(3):
+        for part in halves:
+            reward(batch.features[: len(part), : part.frames], part)
+    assert len(read) == 2
+    halves.clear()
+    del part
+    assert not reward._latents
+
+
 def test_clean_is_step_0_and_steps_are_read_by_their_noise(spm, batch, prompts):
     model = spm()
     cosine = NoiseSchedule.cosine()
