@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.plan import GradientPlan
@@ -35,37 +37,78 @@ def rollout(
     """Denoise ``x_T``, differentiated as ``plan`` says.
 
     Yields after each step, so that a caller may update the denoiser between steps.
-    The network's output becomes a noise estimate inside the recorded block, and the state
-    flows on outside it: so detaching the input never cuts the update rule's own path.
 
     Args:
         model: What to sample from.
         x_T: Pure noise.
         prompts: Captions and lengths.
         plan: Which steps autograd records, and where the state is cut from the graph.
-        rng: For stochastic samplers; one stream a batch gives all methods the same noise.
+        rng: For stochastic samplers and for fresh noise; one stream a batch gives all methods
+            the same noise.
+
+    Raises:
+        ValueError: Noise is to be drawn, and there is no ``rng``.
     """
     x = x_T
-    for i, (now, after) in enumerate(model.times[: plan.last + 1]):
-        x = x.detach() if plan.detach_state else x
-        seen = x.detach() if plan.detach_input else x
-        with torch.set_grad_enabled(i in plan.recorded):  # all that the network contributes
-            noise = model.noise_estimate(seen, now, prompts)
-        alpha, sigma = model.schedule.scales(now)
-        x0_hat = (x - sigma * noise) / alpha
-        x_next = model.sampler.step(model.schedule, x0_hat, noise, now, after, rng)
-        yield Step(i, now, after, x, noise, x0_hat, x_next)
-        x = x_next
+    for i in range(plan.last + 1):
+        step = _denoise(model, i, x.detach() if plan.detach_state else x, prompts, plan, rng)
+        yield step
+        x = step.x
+    clean = step.x0_hat.detach()
+    for _ in range(plan.renoised):
+        yield _denoise(model, plan.last, _noised(model, clean, plan, rng), prompts, plan, rng)
+
+
+def _denoise(
+    model: MotionDiffusion,
+    i: int,
+    x: Tensor,
+    prompts: Prompts,
+    plan: GradientPlan,
+    rng: torch.Generator | None,
+) -> Step:
+    """Step ``i``, from the state ``x``.
+
+    The network's output becomes a noise estimate inside the recorded block, and the state
+    flows on outside it: so detaching the input never cuts the update rule's own path.
+    """
+    now, after = model.times[i]
+    seen = x.detach() if plan.detach_input else x
+    estimate = model.noise_estimate
+    if plan.checkpoint:
+        estimate = partial(checkpoint, estimate, use_reentrant=False)  # keeps the random state
+    with torch.set_grad_enabled(i in plan.recorded):  # all that the network contributes
+        noise = estimate(seen, now, prompts)
+    alpha, sigma = model.schedule.scales(now)
+    x0_hat = (x - sigma * noise) / alpha
+    x_next = model.sampler.step(model.schedule, x0_hat, noise, now, after, rng)
+    return Step(i, now, after, x, noise, x0_hat, x_next)
+
+
+def _noised(
+    model: MotionDiffusion, clean: Tensor, plan: GradientPlan, rng: torch.Generator | None
+) -> Tensor:
+    """``clean`` under fresh noise of the plan's last step."""
+    if rng is None:
+        raise ValueError(f"{plan.renoised} fresh noises are to be drawn: pass rng=stream(...)")
+    alpha, sigma = model.schedule.scales(model.times[plan.last][0])
+    noise = torch.randn(clean.shape, generator=rng, dtype=clean.dtype).to(clean.device)
+    return alpha * clean + sigma * noise
 
 
 def score(
     model: MotionDiffusion, reward: Reward, step: Step, prompts: Prompts, plan: GradientPlan
 ) -> Float[Tensor, " batch"]:
     """What ``reward`` says of the state that ``plan`` reads after ``step``, decoded."""
-    if plan.reads == "x0_hat":
+    if plan.reads_at(step.index) == "x0_hat":
         return reward(model.decode(step.x0_hat, prompts), prompts)
     t = torch.full((len(step.x),), max(step.after, 0), device=step.x.device)
     return reward(model.decode(step.x, prompts), prompts, t)
+
+
+def gain(scores: Float[Tensor, " batch"], step: Step, plan: GradientPlan) -> Float[Tensor, ""]:
+    """What ``plan`` raises after ``step``: the mean reward, weighed and capped as it says."""
+    return plan.weight_at(step.index) * scores.clamp(max=plan.target).mean()
 
 
 @torch.no_grad()

@@ -148,7 +148,7 @@ def plot_ranking_by_step(record: RunRecord, width: float = PAGE) -> Figure:
         ax.set(xlabel="denoising step (0: noise)", ylim=(0, 1), title=method_style(state)["label"])
         ax.axhline(1 / 32, color=GREY, lw=0.8, ls=":")
     axes[0].set_ylabel("own motion ranked first")
-    axes[-1].legend(loc="lower right")
+    axes[-1].legend(loc="lower right", title="reward trained with\nnoise on (clean: none)")
     return fig
 
 
