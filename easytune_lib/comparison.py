@@ -20,7 +20,7 @@ import torch
 from easytune_lib.analysis.cost import measure
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.finetune.loop import Anchor, Update, batches, finetune
-from easytune_lib.finetune.methods import DRaFT, EasyTune
+from easytune_lib.finetune.methods import DRaFT, EasyTune, recorded
 from easytune_lib.metrics.report import interval
 from easytune_lib.protocols import Denoiser, FineTuneMethod
 from easytune_lib.records import RunRecord, run_id
@@ -67,8 +67,7 @@ class Run:
     @property
     def parameters(self) -> dict[str, Any]:
         """As recorded; what came to a run or a method later is left out where it is not used."""
-        method = {key: value for key, value in vars(self.method).items() if value != "x0_hat"}
-        given = asdict(self) | {"method": {type(self.method).__name__: method}}
+        given = asdict(self) | {"method": recorded(self.method)}
         return {key: value for key, value in given.items() if key != "anchor" or value}
 
     @property

@@ -1,7 +1,6 @@
 """Which steps of a rollout autograd records, which are rewarded, and when weights are updated."""
 
 from dataclasses import dataclass
-from math import inf
 from typing import Literal
 
 
@@ -25,7 +24,7 @@ class GradientPlan:
     reads: Literal["x0_hat", "x_t"] = "x0_hat"  # which state the reward is given
     switch: int = 0  # before this step, the reward is given the other state
     weights: tuple[float, ...] = ()  # of each step's reward in what is raised; () = all 1
-    target: float = inf  # a motion that scores more than this pulls no further
+    target: float | None = None  # a motion that scores more than this pulls no further
     updates: Literal["step", "chain", "sum"] = "step"  # when the weights learn of a gradient:
     #   step: at once, and the rollout goes on with the new weights
     #   chain: at once, but the rollout keeps the weights that it began with

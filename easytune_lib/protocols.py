@@ -144,6 +144,6 @@ class TextEncoder(Protocol):
 class FineTuneMethod(Protocol):
     """A choice, drawn once per batch, of what is recorded and what is rewarded."""
 
-    def plan(self, n_steps: int, rng: torch.Generator) -> GradientPlan:
-        """The plan of one batch; ``rng`` is the batch's own stream."""
+    def plan(self, n_steps: int, rng: torch.Generator, batch: int = 0) -> GradientPlan:
+        """The plan of one batch: ``rng`` is its own stream, ``batch`` its number in training."""
         ...

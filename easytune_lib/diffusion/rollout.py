@@ -108,7 +108,8 @@ def score(
 
 def gain(scores: Float[Tensor, " batch"], step: Step, plan: GradientPlan) -> Float[Tensor, ""]:
     """What ``plan`` raises after ``step``: the mean reward, weighed and capped as it says."""
-    return plan.weight_at(step.index) * scores.clamp(max=plan.target).mean()
+    wanted = scores if plan.target is None else scores.clamp(max=plan.target)
+    return plan.weight_at(step.index) * wanted.mean()
 
 
 @torch.no_grad()

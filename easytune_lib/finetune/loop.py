@@ -1,15 +1,20 @@
 """The one fine-tuning loop."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.diffusion.rollout import Step, rollout, score
-from easytune_lib.protocols import FineTuneMethod, Prompts, Reward
+from easytune_lib.diffusion.rollout import Step, gain, rollout, score
+from easytune_lib.plan import GradientPlan
+from easytune_lib.protocols import Denoiser, FineTuneMethod, Prompts, Reward
 from easytune_lib.seeding import stream
 
 
@@ -28,8 +33,8 @@ class Update:
     """One optimizer step: where it happened and what it saw."""
 
     batch: int  # of the stream of batches
-    step: int  # denoising step that was rewarded
-    reward: float  # mean over the batch, before the update
+    step: int  # denoising step that was rewarded; the last one, where there were several
+    reward: float  # mean over the batch and the rewarded steps, before the update
     grad_norm: float  # before clipping
     drift: float  # mean squared distance of the noise estimate from the anchor's; 0 without one
     last: bool  # nothing of this batch is left to do
@@ -56,6 +61,27 @@ class Anchor:
         return (step.noise - expected).square().mean()
 
 
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """What some runs want besides; none of it by default.
+
+    Args:
+        accumulate: Gradients an update, of which it takes the mean: batches, for methods of one
+            update a batch. A rest that makes no whole update is dropped.
+        scheduler: Stepped after every optimizer step, for instance :func:`warmup_cosine`.
+        average: Of the weights, taken after every optimizer step, for instance
+            ``AveragedModel(model.denoiser, multi_avg_fn=get_ema_multi_avg_fn(0.999))``; sample
+            from its ``module``.
+        pretraining: A loss on data, already weighted, whose gradient is added to every
+            update's; for instance ``lambda rng: 1e-2 * denoising_loss(model.denoiser, ...)``.
+    """
+
+    accumulate: int = 1
+    scheduler: LRScheduler | None = None
+    average: AveragedModel | None = None
+    pretraining: Callable[[torch.Generator], Tensor] | None = None
+
+
 def batches(
     model: MotionDiffusion, pool: Prompts, size: int, seed: int, start: int = 0
 ) -> Iterator[Batch]:
@@ -71,6 +97,33 @@ def batches(
         index += 1
 
 
+def warmup_cosine(
+    optimizer: torch.optim.Optimizer, updates: int, warmup: int = 0
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """The optimizer's rate, rising linearly over ``warmup`` updates, then falling to 0 as a cosine.
+
+    Deviation from the released code, whose 1000 warm-up steps and cosine over 3000 epochs leave
+    the rate still rising, or flat, for the few updates that a run takes.
+
+    Args:
+        optimizer: Its present rate is the highest.
+        updates: Optimizer steps that the run really takes: with EasyTune, several a batch.
+        warmup: Of which the rate rises.
+
+    Raises:
+        ValueError: The warm-up is as long as the run, or longer.
+    """
+    if not 0 <= warmup < updates:
+        raise ValueError(f"a warm-up of {warmup} does not fit into {updates} updates")
+
+    def factor(done: int) -> float:
+        if done < warmup:
+            return (done + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warmup) / (updates - warmup))))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
 def finetune(
     model: MotionDiffusion,
     reward: Reward,
@@ -79,6 +132,7 @@ def finetune(
     optimizer: torch.optim.Optimizer,
     max_norm: float = 1.0,
     anchor: Anchor | None = None,
+    tuning: Tuning | None = None,
 ) -> Iterator[Update]:
     """Raise ``reward`` on generated motions; yields after every optimizer step.
 
@@ -87,31 +141,94 @@ def finetune(
         reward: Frozen; see :class:`~easytune_lib.protocols.Reward`.
         batches: Prompts and noise, for instance from :func:`batches`.
         method: What is recorded and rewarded.
-        optimizer: Over ``model.denoiser.parameters()``.
+        optimizer: Over ``model.denoiser.parameters()``, or those that are to be tuned.
         max_norm: Gradients are clipped to this norm.
         anchor: What keeps the model from drifting away; none by default, as in the paper's runs.
+        tuning: See :class:`Tuning`.
 
     Source: Tan et al. (2026), Algorithm 1; the mean over the batch is the loss, where the
     released code calls ``backward`` on a vector.
     """
-    weights = list(model.denoiser.parameters())
+    tuning = tuning or Tuning()
+    weights = [weight for weight in model.denoiser.parameters() if weight.requires_grad]
+    pending: list[_Gradient] = []
+    optimizer.zero_grad()
     for batch in batches:
-        plan = method.plan(model.n_steps, batch.rng)
-        drifts: list[Tensor] = []
-        for step in rollout(model, batch.x_T, batch.prompts, plan, batch.rng):
-            if anchor is not None and step.index in plan.recorded:
-                drifts.append(anchor(step, batch.prompts))
-            if step.index not in plan.rewarded:
+        plan = method.plan(model.n_steps, batch.rng, batch.index)
+        chain = plan.updates == "chain"
+        acting = replace(model, denoiser=_twin(model.denoiser)) if chain else model
+        for gradient in _gradients(acting, reward, batch, plan, anchor, tuning):
+            if chain:
+                _hand_over(acting.denoiser, model.denoiser)
+            pending.append(gradient)
+            if sum(part.whole for part in pending) < tuning.accumulate:
                 continue
-            mean = score(model, reward, step, batch.prompts, plan).mean()
-            drift = torch.stack(drifts).mean() if drifts else torch.zeros(())
-            loss = -mean if anchor is None else anchor.weight * drift - mean
-            optimizer.zero_grad()
-            loss.backward()
+            if tuning.pretraining is not None:
+                tuning.pretraining(batch.rng).backward()
             norm = nn.utils.clip_grad_norm_(weights, max_norm)
             optimizer.step()
-            drifts.clear()
+            optimizer.zero_grad()
+            if tuning.scheduler is not None:
+                tuning.scheduler.step()
+            if tuning.average is not None:
+                tuning.average.update_parameters(model.denoiser)
+            mean = torch.stack([part.reward for part in pending]).mean()
+            drift = torch.stack([part.drift for part in pending]).mean()
+            pending.clear()
             yield Update(
-                batch.index, step.index, mean.item(), norm.item(), drift.item(),
-                step.index == plan.last,
-            )  # fmt: skip
+                batch.index, gradient.step, mean.item(), norm.item(), drift.item(), gradient.last
+            )
+
+
+@dataclass(frozen=True)
+class _Gradient:
+    """Where a gradient that is now in ``.grad`` comes from."""
+
+    step: int
+    reward: Float[Tensor, ""]
+    drift: Float[Tensor, ""]
+    whole: bool  # with those before it, it makes an update
+    last: bool  # of its batch
+
+
+def _gradients(
+    model: MotionDiffusion,
+    reward: Reward,
+    batch: Batch,
+    plan: GradientPlan,
+    anchor: Anchor | None,
+    tuning: Tuning,
+) -> Iterator[_Gradient]:
+    """Roll out, and after each rewarded step add its gradient's part to ``.grad``."""
+    drifts: list[Tensor] = []
+    left = len(plan.rewarded) + plan.renoised
+    for step in rollout(model, batch.x_T, batch.prompts, plan, batch.rng):
+        if anchor is not None and step.index in plan.recorded:
+            drifts.append(anchor(step, batch.prompts))
+        if step.index not in plan.rewarded:
+            continue
+        scores = score(model, reward, step, batch.prompts, plan)
+        loss = -gain(scores, step, plan)
+        drift = torch.stack(drifts).mean() if drifts else torch.zeros(())
+        if anchor is not None:
+            loss = anchor.weight * drift + loss
+        (loss / tuning.accumulate).backward()
+        drifts.clear()
+        left -= 1
+        whole = plan.updates != "sum" or not left
+        yield _Gradient(step.index, scores.detach().mean(), drift.detach(), whole, not left)
+
+
+def _twin(denoiser: Denoiser) -> Denoiser:
+    """The same network with weights of its own, and no gradient yet."""
+    twin = deepcopy(denoiser)
+    twin.zero_grad()
+    return twin
+
+
+def _hand_over(giver: Denoiser, taker: Denoiser) -> None:
+    """Move the gradients of one network to its twin."""
+    for given, taken in zip(giver.parameters(), taker.parameters(), strict=True):
+        if given.grad is not None:
+            taken.grad = given.grad if taken.grad is None else taken.grad + given.grad
+            given.grad = None

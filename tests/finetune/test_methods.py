@@ -62,7 +62,6 @@ def test_without_k_every_step_counts_at_any_number_of_steps(n_steps):
     for steps in ("last", "strided", "random"):
         every = EasyTune(steps=steps).plan(n_steps, rng())
         assert every == EasyTune(n_steps).plan(n_steps, rng())
-    assert asdict(EasyTune(10)) == {"k": 10, "steps": "last"} and asdict(DRaFT(10)) == {"k": 10}
 
 
 def test_random_choices_cover_their_window():
