@@ -116,6 +116,8 @@ class SkipTransformer(nn.Module):
 
     def __init__(self, layer: Callable[[], nn.Module], layers: int, dim: int, norm: nn.LayerNorm):
         super().__init__()
+        if layers % 2 == 0:
+            raise ValueError(f"long skips need an odd number of layers, got {layers}")
         half = layers // 2
         self.norm = norm
         self.input_blocks = nn.ModuleList(layer() for _ in range(half))

@@ -38,11 +38,11 @@ def arrays(path: Path) -> dict[str, Tensor]:
     return {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
 
 
-def fill(network: nn.Module, seed: int = 20261124) -> Any:
+def fill(network: nn.Module, seed: int = 20261124, prefix: str = "") -> Any:
     """``network`` with the weights that the reference outputs were computed with."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            rng = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32)
+            rng = np.random.RandomState((zlib.crc32((prefix + name).encode()) + seed) % 2**32)
             draw = rng.standard_normal(tuple(parameter.shape))
             if draw.ndim > 1:
                 draw = draw / np.sqrt(np.prod(draw.shape[1:]))

@@ -67,8 +67,6 @@ class OfficialSPM(SPM):
         nn.Module.__init__(self)
         if time_token not in TOLD:
             raise ValueError(f"time_token is one of {', '.join(TOLD)}, got {time_token!r}")
-        if layers % 2 == 0:
-            raise ValueError(f"long skips need an odd number of layers, got {layers}")
         self.config: dict[str, Any] = {
             "mean": list(mean), "std": list(std), "dim": dim, "layers": layers, "heads": heads,
             "ff": ff, "text_dim": text_dim, "dropout": dropout, "time_token": time_token,

@@ -56,7 +56,10 @@ class OfficialVAE(VAE):
         self.max_frames = 500 - 2 * latents  # positions are learned for 500 tokens
         sizes = (dim, heads, ff, dropout, F.gelu)
         self.global_motion_token = nn.Parameter(torch.randn(2 * latents, dim))
-        self.query_pos_encoder, self.query_pos_decoder = LearnedPositions(dim), LearnedPositions(dim)
+        self.query_pos_encoder, self.query_pos_decoder = (
+            LearnedPositions(dim),
+            LearnedPositions(dim),
+        )
         self.encoder = SkipTransformer(
             lambda: nn.TransformerEncoderLayer(*sizes, batch_first=True),
             layers, dim, nn.LayerNorm(dim),
@@ -142,6 +145,7 @@ class CaptionedSkipTransformer(Denoiser):
     ):
         super().__init__()
         sizes = (dim, heads, ff, dropout, F.gelu)
+        self.text_dim = text_dim
         self.time_embedding = StepEmbedding(dim, time_dim, guidance_dim)
         self.emb_proj = nn.Sequential(
             nn.ReLU() if text_relu else nn.Identity(), nn.Linear(text_dim, dim)
@@ -163,13 +167,13 @@ class CaptionedSkipTransformer(Denoiser):
         Raises:
             ValueError: The caption is of another encoder.
         """
-        width, given = self.emb_proj[1].in_features, text.sentence.shape[1]
+        width, given = self.text_dim, text.sentence.shape[1]
         if given != width:
             raise ValueError(
                 f"sentence embeddings of {given} numbers, this model reads {width}: encode "
                 "captions with the text encoder that it was trained with"
             )
-        caption = self.emb_proj(text.sentence.to(self.emb_proj[1].weight.dtype))
+        caption = self.emb_proj(text.sentence.to(self.query_pos.pe.dtype))
         return torch.stack([self.time_embedding(t, guidance), caption], dim=1)
 
 
@@ -258,7 +262,7 @@ class OfficialMLD(nn.Module):
             KeyError: A weight is missing.
         """
         vae, denoiser = _sizes(_within(shapes, "vae.")), _sizes(_within(shapes, "denoiser."))
-        latent_dim, dim = denoiser.pop("latent_dim"), denoiser.pop("dim")
+        latent_dim, dim = denoiser.pop("latent_dim", None), denoiser.pop("dim")
         return {
             "latents": shapes["vae.global_motion_token"][0] // 2,
             "latent_dim": latent_dim, "dim": dim,
@@ -322,7 +326,10 @@ class MotionDenoiser(CaptionedSkipTransformer):
         return _sizes(shapes)
 
     def forward(
-        self, x_t: Float[Tensor, "batch frames features"], t: Int[Tensor, " batch"], prompts: Prompts
+        self,
+        x_t: Float[Tensor, "batch frames features"],
+        t: Int[Tensor, " batch"],
+        prompts: Prompts,
     ) -> Float[Tensor, "batch frames features"]:
         """See :meth:`Denoiser.forward`; zero where padded."""
         tokens = torch.cat([self.condition(t, prompts.text), self.pose_embd(x_t)], dim=1)
@@ -365,10 +372,11 @@ def _sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     """Sizes of a VAE or a denoiser; those that it has."""
     found: dict[str, Any] = {
         "dim": shapes["encoder.norm.weight"][0],
-        "layers": 1 + 2 * sum(k.startswith("encoder.linear_blocks.") for k in shapes) // 2,
+        "layers": 1 + sum(k.startswith("encoder.linear_blocks.") for k in shapes),  # weight, bias
         "ff": shapes["encoder.middle_block.linear1.weight"][0],
     }
-    found["latent_dim"] = min(shapes["latent_pre.weight"]) if "latent_pre.weight" in shapes else None
+    if "latent_pre.weight" in shapes:
+        found["latent_dim"] = shapes["latent_pre.weight"][1]
     if "emb_proj.1.weight" in shapes:
         found["text_dim"] = shapes["emb_proj.1.weight"][1]
         found["time_dim"] = shapes["time_embedding.linear_1.weight"][1]
