@@ -80,7 +80,8 @@ def reproduce(
     Args:
         size: ``laptop`` takes the notebooks' defaults, ``full`` and ``paper`` their YAML
             files in ``notebooks/parameters/<size>``, where there is one.
-        force: Run also what is done.
+        force: Run also what is done; what notebooks keep of single runs in the folder that
+            their parameter ``scratch`` names is moved aside, not removed.
         only: Names of notebooks, or beginnings of names; all where empty.
         root: The repository.
         progress: What is told of it; lines on the terminal where ``None``.
@@ -95,6 +96,9 @@ def reproduce(
     chosen = [plan(path, size, {}, root, around) for path in find_notebooks(only, root)]
     progress = progress or Progress()
     with alone(root / "outputs" / size):
+        if force:
+            for moved in _set_aside(chosen):
+                progress.say(f"what was kept of earlier runs is now in {moved.relative_to(root)}")
         results = _run_all(chosen, force, root, progress)
         page = write_gallery(root, size)
     progress.table(
@@ -188,6 +192,24 @@ def plan(path: Path, size: str, given: Mapping[str, Scalar], root: Path, around:
     if expected is None and not values:
         expected = notebook["metadata"].get("easytune", {}).get("seconds")
     return Task(path, values, output, key, expected)
+
+
+def _set_aside(tasks: Sequence[Task]) -> list[Path]:
+    """Move folders of single runs away, so that each of them is done again."""
+    folders = {}
+    for task in tasks:
+        defaults = {
+            p.name: p.default for p in _parameters(task.notebook, read_notebook(task.notebook))
+        }
+        scratch = {**defaults, **task.parameters}.get("scratch")
+        if isinstance(scratch, str):
+            folders[(task.notebook.parent / scratch).resolve()] = None
+    moved = []
+    for folder in folders:
+        if folder.is_dir() and any(folder.iterdir()):
+            aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+            moved.append(folder.rename(aside))
+    return moved
 
 
 def _run_all(

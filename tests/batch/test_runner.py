@@ -258,3 +258,20 @@ def test_two_runs_never_share_a_folder(kernel: Kernel, root: Path):
     ):
         reproduce(root=root)
     assert said(reproduce, root=root)[0] == 0
+
+
+def test_force_moves_single_runs_aside_and_loses_none(kernel: Kernel, root: Path):
+    content = notebook(
+        "print(k)", parameters='k: int = 3  # steps\nscratch: str = "../outputs/tuned"'
+    )
+    write(root, "03_fourth", content)
+    kept = root / "outputs" / "tuned" / "run"
+    kept.mkdir(parents=True)
+    (kept / "record.json").write_text("a record")
+    said(reproduce, root=root)
+    assert kept.is_dir(), "without force they stay"
+    _, text = said(reproduce, force=True, root=root)
+    assert not kept.exists()
+    (aside,) = (root / "outputs").glob("tuned.*")
+    assert (aside / "run" / "record.json").read_text() == "a record"
+    assert f"what was kept of earlier runs is now in outputs/{aside.name}" in text
