@@ -89,7 +89,7 @@ def methods(root: Path) -> str:
         cells = [
             f"{row['r1']:.3f} [{row['r1_low']:.3f}, {row['r1_high']:.3f}] | {row['fid']:.3f}"
             if (row := ceilings[base].get(kind))
-            else "– | –"
+            else "- | -"
             for base in BASES
         ]
         lines.append(_line([f"*{title}*, R@1", *cells]))
@@ -100,7 +100,7 @@ def methods(root: Path) -> str:
         cells = []
         for found in rows.values():
             row = found.get(method) or (found.get("DRaFT-20") if method == "DRaFT-50" else None)
-            cells.append(f"{_gain(row)} | {row['fid']:.3f}" if row else "– | –")
+            cells.append(f"{_gain(row)} | {row['fid']:.3f}" if row else "- | -")
         lines.append(_line([method, *cells]))
     links = ", ".join(f"[{r.run_id}](runs/{r.run_id}/record.json)" for r in records.values())
     told = "; ".join(

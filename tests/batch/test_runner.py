@@ -262,7 +262,7 @@ def test_two_runs_never_share_a_folder(kernel: Kernel, root: Path):
 
 def test_force_moves_single_runs_aside_and_loses_none(kernel: Kernel, root: Path):
     content = notebook(
-        "print(k)", parameters='k: int = 3  # steps\nscratch: str = "../outputs/tuned"'
+        "print(k)", parameters='k: int = 3  # steps\nscratch: str = "../outputs/tuned"  # kept'
     )
     write(root, "03_fourth", content)
     kept = root / "outputs" / "tuned" / "run"
