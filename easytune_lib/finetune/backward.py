@@ -47,7 +47,8 @@ def scored(
     """
     if micro_batch is None or len(prompts) <= micro_batch:
         return score(model, reward, step, prompts, plan)
-    scores, slopes = [], (torch.zeros_like(step.x0_hat), torch.zeros_like(step.x))
+    scores: list[Tensor] = []
+    slopes: dict[int, Tensor] = {}  # 0: with respect to x0_hat, 1: to x
     parts = by_length(prompts, micro_batch)
     for rows, part in parts:
         tokens = model.state_shape(part)[0]
@@ -56,12 +57,13 @@ def scored(
         with torch.enable_grad():
             values = score(model, reward, replace(step, **seen), part, plan)
         given = torch.autograd.grad(values.sum(), leaves, allow_unused=True)
-        for slope, rise in zip(slopes, given, strict=True):
+        for i, rise in enumerate(given):
             if rise is not None:
-                slope[rows, :tokens] = rise
+                slopes.setdefault(i, torch.zeros_like(step.x))[rows, :tokens] = rise
         scores.append(values.detach())
     order = torch.cat([rows for rows, _ in parts]).argsort()
-    return cast(Tensor, _Known.apply(torch.cat(scores)[order], *slopes, step.x0_hat, step.x))
+    known = torch.cat(scores)[order], slopes.get(0), slopes.get(1)
+    return cast(Tensor, _Known.apply(*known, step.x0_hat, step.x))
 
 
 def by_length(prompts: Prompts, size: int) -> list[tuple[Tensor, Prompts]]:
@@ -86,13 +88,21 @@ class _Known(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, scores: Tensor, of_x0_hat: Tensor, of_x: Tensor, x0_hat: Tensor, x: Tensor
+        ctx: Any,
+        scores: Tensor,
+        of_x0_hat: Tensor | None,
+        of_x: Tensor | None,
+        x0_hat: Tensor,
+        x: Tensor,
     ) -> Tensor:
+        """The scores as they are."""
         ctx.save_for_backward(of_x0_hat, of_x)
         return scores.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Each motion's slope, weighed by what the loss makes of its score."""
         weights = grad[0][:, None, None]
-        return (None, None, None, *(weights * slope for slope in ctx.saved_tensors))
+        pulls = (None if slope is None else weights * slope for slope in ctx.saved_tensors)
+        return (None, None, None, *pulls)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -12,7 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.diffusion.rollout import Step, gain, rollout, score
+from easytune_lib.diffusion.rollout import Step, gain, rollout
+from easytune_lib.finetune.backward import scored
 from easytune_lib.plan import GradientPlan
 from easytune_lib.protocols import Denoiser, FineTuneMethod, Prompts, Reward
 from easytune_lib.seeding import stream
@@ -30,14 +32,30 @@ class Batch:
 
 @dataclass(frozen=True)
 class Update:
-    """One optimizer step: where it happened and what it saw."""
+    """One optimizer step: where it happened and what it saw.
+
+    What it saw stays on the device until it is asked for, so that nobody waits for the device.
+    """
 
     batch: int  # of the stream of batches
     step: int  # denoising step that was rewarded; the last one, where there were several
-    reward: float  # mean over the batch and the rewarded steps, before the update
-    grad_norm: float  # before clipping
-    drift: float  # mean squared distance of the noise estimate from the anchor's; 0 without one
     last: bool  # nothing of this batch is left to do
+    seen: tuple[Tensor, Tensor, Tensor]
+
+    @cached_property
+    def reward(self) -> float:
+        """Mean over the batch and the rewarded steps, before the update."""
+        return self.seen[0].item()
+
+    @cached_property
+    def grad_norm(self) -> float:
+        """Before clipping."""
+        return self.seen[1].item()
+
+    @cached_property
+    def drift(self) -> float:
+        """Mean squared distance of the noise estimate from the anchor's; 0 without one."""
+        return self.seen[2].item()
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +81,7 @@ class Anchor:
 
 @dataclass(frozen=True, eq=False)
 class Tuning:
-    """What some runs want besides; none of it by default.
+    """What some runs want besides; by default, none of it that changes a gradient.
 
     Args:
         accumulate: Gradients an update, of which it takes the mean: batches, for methods of one
@@ -74,12 +92,15 @@ class Tuning:
             from its ``module``.
         pretraining: A loss on data, already weighted, whose gradient is added to every
             update's; for instance ``lambda rng: 1e-2 * denoising_loss(model.denoiser, ...)``.
+        micro_batch: Motions that are decoded and scored at a time, which bounds memory and is
+            exact; see :func:`~easytune_lib.finetune.backward.scored`. ``None``: all of a batch.
     """
 
     accumulate: int = 1
     scheduler: LRScheduler | None = None
     average: AveragedModel | None = None
     pretraining: Callable[[torch.Generator], Tensor] | None = None
+    micro_batch: int | None = 8
 
 
 def batches(
@@ -175,9 +196,7 @@ def finetune(
             mean = torch.stack([part.reward for part in pending]).mean()
             drift = torch.stack([part.drift for part in pending]).mean()
             pending.clear()
-            yield Update(
-                batch.index, gradient.step, mean.item(), norm.item(), drift.item(), gradient.last
-            )
+            yield Update(batch.index, gradient.step, gradient.last, (mean, norm, drift))
 
 
 @dataclass(frozen=True)
@@ -207,7 +226,7 @@ def _gradients(
             drifts.append(anchor(step, batch.prompts))
         if step.index not in plan.rewarded:
             continue
-        scores = score(model, reward, step, batch.prompts, plan)
+        scores = scored(model, reward, step, batch.prompts, plan, tuning.micro_batch)
         loss = -gain(scores, step, plan)
         drift = torch.stack(drifts).mean() if drifts else torch.zeros(())
         if anchor is not None:
