@@ -23,6 +23,7 @@ from easytune_lib.finetune.loop import Anchor, Update, batches, finetune
 from easytune_lib.finetune.methods import DRaFT, EasyTune, recorded
 from easytune_lib.metrics.report import interval
 from easytune_lib.protocols import Denoiser, FineTuneMethod
+from easytune_lib.recipes import RewardNoise
 from easytune_lib.records import RunRecord, run_id
 from easytune_lib.storage import (
     load_tensors,
@@ -57,6 +58,7 @@ class Run:
     noise_seeds: int = 2  # generations a prompt
     prompts: int = 0  # at most so many a split; 0 = all
     anchor: float = 0.0  # weight of the distance from the base; see Anchor
+    reward: RewardNoise = "features"  # what the reward learned to read through
 
     def __post_init__(self) -> None:
         if (self.seconds > 0) == (self.updates > 0):
@@ -68,7 +70,8 @@ class Run:
     def parameters(self) -> dict[str, Any]:
         """As recorded; what came to a run or a method later is left out where it is not used."""
         given = asdict(self) | {"method": recorded(self.method)}
-        return {key: value for key, value in given.items() if key != "anchor" or value}
+        later = {"anchor": 0.0, "reward": "features"}
+        return {key: value for key, value in given.items() if later.get(key) != value}
 
     @property
     def record_id(self) -> str:
@@ -259,7 +262,7 @@ def _record(run: Run, scratch: Path) -> RunRecord | None:
 
 def _work(run: Run, scratch: Path) -> None:
     torch.set_num_threads(1)
-    for _ in tuned(open_workbench(run.base, run.n_steps), run, scratch):
+    for _ in tuned(open_workbench(run.base, run.n_steps, reward=run.reward), run, scratch):
         pass
 
 

@@ -23,7 +23,7 @@ from easytune_lib.motion.features import to_motion
 from easytune_lib.motion.motion import Motion
 from easytune_lib.motion.skeleton import HUMANML3D
 from easytune_lib.protocols import Prompts, Reward
-from easytune_lib.recipes import load_network
+from easytune_lib.recipes import REWARDS, RewardNoise, load_network
 from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.seeding import stream
@@ -36,7 +36,8 @@ Base = Literal["mdm", "mld", "mld_early"]
 WEIGHTS = Path(__file__).parents[1] / "weights"
 TRAINED_BY = {  # what writes a file: arguments of `easytune train`
     "mdm": "base", "vae": "base --base mld", "mld": "base --base mld",
-    "mld_early": "base --base mld_early", "spm": "reward", "judge": "judge",
+    "mld_early": "base --base mld_early", "spm": "reward", "spm_latent": "reward --noise latent",
+    "spm_clean": "reward --noise clean", "judge": "judge",
     "evaluation": "evaluation",
 }  # fmt: skip
 
@@ -83,6 +84,7 @@ def open_workbench(
     n_steps: int = 20,
     guidance: float | None = None,
     weights: Path = WEIGHTS,
+    reward: RewardNoise = "features",
 ) -> Workbench:
     """Load the laptop's networks; nothing is downloaded and no data set is needed.
 
@@ -92,11 +94,12 @@ def open_workbench(
         n_steps: Sampling steps, and so the steps that fine-tuning sees.
         guidance: Classifier-free guidance; 2.5 for mdm and 5 for mld where ``None``.
         weights: A folder as ``easytune train`` writes it.
+        reward: What the reward learned to read through; see ``train_reward``.
 
     Raises:
         ValueError: ``base`` is unknown; a file is missing or does not fit; says which.
     """
-    digest = weights_digest(base, weights)
+    digest = weights_digest(base, weights, reward)
     encoder = CachedEncoder(MiniLM())
     no_text = encoder.encode([""])
     if base == "mdm":
@@ -111,7 +114,9 @@ def open_workbench(
         base,
         digest,
         model,
-        AlignmentReward(load_network(SPM, weights / "spm.safetensors"), model.schedule),
+        AlignmentReward(
+            load_network(SPM, weights / f"{REWARDS[reward]}.safetensors"), model.schedule
+        ),
         load_network(Judge, weights / "judge.safetensors"),
         prompts,
         {split: Reference.of(real) for split, real in ceilings["real"].items()},
@@ -119,7 +124,7 @@ def open_workbench(
     )
 
 
-def weights_digest(base: str, weights: Path = WEIGHTS) -> str:
+def weights_digest(base: str, weights: Path = WEIGHTS, reward: RewardNoise = "features") -> str:
     """Which weights, reward, judge and prompts results belong to: 12 hex digits.
 
     Raises:
@@ -129,7 +134,8 @@ def weights_digest(base: str, weights: Path = WEIGHTS) -> str:
         raise ValueError(f"base is one of {', '.join(get_args(Base))}, got {base!r}")
     vae = ["vae"] if base.startswith("mld") else []
     files = {
-        name: weights / f"{name}.safetensors" for name in [*vae, base, "spm", "judge", "evaluation"]
+        name: weights / f"{name}.safetensors"
+        for name in [*vae, base, REWARDS[reward], "judge", "evaluation"]
     }
     if missing := [name for name, file in files.items() if not file.is_file()]:
         commands = dict.fromkeys(f"`easytune train {TRAINED_BY[name]}`" for name in missing)

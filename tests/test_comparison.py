@@ -80,7 +80,7 @@ class TestRun:
             {"base": "mld"}, {"weights": "other"}, {"label": "a"}, {"method": EasyTune(1)},
             {"method": DRaFT(2)}, {"lr": 2e-2}, {"seed": 1}, {"updates": 7}, {"batch_size": 4},
             {"n_steps": 3}, {"splits": ("validation",)}, {"noise_seeds": 2}, {"prompts": 7},
-            {"updates": 0, "seconds": 1.0}, {"anchor": 1.0},
+            {"updates": 0, "seconds": 1.0}, {"anchor": 1.0}, {"reward": "latent"},
             {"method": EasyTune(2, reads="x_t")},
         ]  # fmt: skip
         ids = [replace(RUN, **other).record_id for other in others]
@@ -205,7 +205,7 @@ class TestRunAll:
         monkeypatch.setattr(
             comparison, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(1)
         )
-        monkeypatch.setattr(comparison, "open_workbench", lambda base, n_steps: BENCH)
+        monkeypatch.setattr(comparison, "open_workbench", lambda base, n_steps, reward: BENCH)
 
     def test_does_what_is_missing_and_returns_all_in_order(self, tmp_path):
         runs = [replace(RUN, updates=2, seed=seed) for seed in range(3)]
