@@ -181,6 +181,6 @@ class StepEmbedding(nn.Module):
 def step_waves(t: Int[Tensor, " batch"], width: int) -> Float[Tensor, "batch width"]:
     """Cosines, then sines of training steps, of wavelengths from 2 pi up to 10000 times that."""
     half = width // 2
-    powers = torch.arange(half, device=t.device, dtype=torch.float32) / half
-    angle = t[:, None] * torch.exp(-math.log(10000) * powers)
+    powers = -math.log(10000) * torch.arange(half, device=t.device, dtype=torch.float32) / half
+    angle = t[:, None] * torch.exp(powers)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)

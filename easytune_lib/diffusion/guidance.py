@@ -1,5 +1,6 @@
 """Classifier-free guidance: two readings of one state, with and without the caption."""
 
+from typing import Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -7,6 +8,15 @@ from torch import Tensor
 from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
 
 _twice: WeakKeyDictionary[Prompts, tuple[TextFeatures, Prompts]] = WeakKeyDictionary()
+
+
+@runtime_checkable
+class SelfGuided(Protocol):
+    """A denoiser that was taught guidance: it is told the scale, and reads the state once."""
+
+    def guided(self, x_t: Tensor, t: Tensor, prompts: Prompts, scale: float) -> Tensor:
+        """What guidance of this scale would give."""
+        ...
 
 
 def guided(
@@ -20,11 +30,14 @@ def guided(
     """The network's output, pushed ``scale`` times from "no caption" towards the caption.
 
     Both readings are one batch and both keep their gradient: dropping the unconditional
-    one's changes the direction of the reward gradient beyond recognition.
+    one's changes the direction of the reward gradient beyond recognition. A denoiser that was
+    taught guidance (:class:`SelfGuided`) is read once.
 
     Source: Ho & Salimans (2022), Eq. 6, on whatever the network predicts; for x0 and for
     epsilon the combination is the same, since its weights add up to 1.
     """
+    if isinstance(denoiser, SelfGuided):
+        return denoiser.guided(x_t, t, prompts, scale)
     if scale == 1.0:
         return denoiser(x_t, t, prompts)
     both = twice(prompts, no_text)

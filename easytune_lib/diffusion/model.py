@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from easytune_lib.diffusion.guidance import guided
-from easytune_lib.diffusion.sampler import DDIM
+from easytune_lib.diffusion.sampler import DDIM, Sampler
 from easytune_lib.diffusion.schedule import NoiseSchedule
 from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
 
@@ -28,12 +29,13 @@ class MotionDiffusion:
     no_text: TextFeatures  # the features of the empty caption
     n_steps: int = 50
     guidance: float = 7.5
-    sampler: DDIM = field(default_factory=DDIM)
+    sampler: Sampler = field(default_factory=DDIM)
+    decodes: Literal["x0_hat", "x"] = "x0_hat"  # at the end; they differ where noise is left in x
 
     @property
     def times(self) -> tuple[tuple[int, int], ...]:
         """The sampling steps, from noise to clean."""
-        return self.schedule.times(self.n_steps)
+        return self.sampler.times(self.schedule, self.n_steps)
 
     def draw_noise(
         self, prompts: Prompts, rng: torch.Generator

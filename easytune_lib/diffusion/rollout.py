@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from easytune_lib.diffusion.model import MotionDiffusion
+from easytune_lib.diffusion.sampler import Randomness, RowNoise, fresh_noise
 from easytune_lib.plan import GradientPlan
 from easytune_lib.protocols import Prompts, Reward
 
@@ -32,7 +33,7 @@ def rollout(
     x_T: Float[Tensor, "batch tokens dim"],
     prompts: Prompts,
     plan: GradientPlan,
-    rng: torch.Generator | None = None,
+    rng: Randomness = None,
 ) -> Iterator[Step]:
     """Denoise ``x_T``, differentiated as ``plan`` says.
 
@@ -65,7 +66,7 @@ def _denoise(
     x: Tensor,
     prompts: Prompts,
     plan: GradientPlan,
-    rng: torch.Generator | None,
+    rng: Randomness,
 ) -> Step:
     """Step ``i``, from the state ``x``.
 
@@ -85,15 +86,12 @@ def _denoise(
     return Step(i, now, after, x, noise, x0_hat, x_next)
 
 
-def _noised(
-    model: MotionDiffusion, clean: Tensor, plan: GradientPlan, rng: torch.Generator | None
-) -> Tensor:
+def _noised(model: MotionDiffusion, clean: Tensor, plan: GradientPlan, rng: Randomness) -> Tensor:
     """``clean`` under fresh noise of the plan's last step."""
     if rng is None:
         raise ValueError(f"{plan.renoised} fresh noises are to be drawn: pass rng=stream(...)")
     alpha, sigma = model.schedule.scales(model.times[plan.last][0])
-    noise = torch.randn(clean.shape, generator=rng, dtype=clean.dtype).to(clean.device)
-    return alpha * clean + sigma * noise
+    return alpha * clean + sigma * fresh_noise(clean, rng)
 
 
 def score(
@@ -126,15 +124,19 @@ def sample(
     place in the whole, so that the result depends on neither the batch size nor the order.
     """
     model = model if n_steps is None else replace(model, n_steps=n_steps)
-    if model.sampler.eta:
-        raise ValueError("sample() is for deterministic samplers; use rollout() with its own rng")
     x_T = model.draw_noise(prompts, rng)
+    streams: list[torch.Generator] = []
+    if model.sampler.stochastic:
+        seeds = torch.randint(2**62, (len(prompts),), generator=rng).tolist()
+        streams = [torch.Generator().manual_seed(seed) for seed in seeds]
     motions: list[Tensor] = [torch.empty(0)] * len(prompts)
     for rows in prompts.lengths.argsort(stable=True).split(batch_size):
         part = prompts[rows]
         noise = x_T[rows][:, : model.state_shape(part)[0]]
         plan = GradientPlan(frozenset(), frozenset({model.n_steps - 1}))
-        *_, last = rollout(model, noise, part, plan)
-        for row, motion in zip(rows.tolist(), model.decode(last.x0_hat, part), strict=True):
+        drawn = RowNoise([streams[row] for row in rows], x_T.shape[1]) if streams else None
+        *_, last = rollout(model, noise, part, plan, drawn)
+        state = last.x if model.decodes == "x" else last.x0_hat
+        for row, motion in zip(rows.tolist(), model.decode(state, part), strict=True):
             motions[row] = torch.nn.functional.pad(motion, (0, 0, 0, prompts.frames - len(motion)))
     return torch.stack(motions)

@@ -6,7 +6,7 @@ import torch
 from toy import FEATURES, STEPS, reward, rng, text, toy
 
 from easytune_lib.diffusion.rollout import rollout, sample, score
-from easytune_lib.diffusion.sampler import DDIM
+from easytune_lib.diffusion.sampler import DDIM, LCM
 from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL
 from easytune_lib.plan import GradientPlan
 from easytune_lib.protocols import Prompts
@@ -138,7 +138,20 @@ class TestSample:
         torch.testing.assert_close(few, sample(replace(model, n_steps=3), prompts, rng()))
         assert not torch.allclose(few, sample(model, prompts, rng()))
 
-    def test_refuses_stochastic_samplers(self, world):
+    @pytest.mark.parametrize("sampler", [DDIM(1.0), LCM(5)], ids=str)
+    def test_noise_on_the_way_belongs_to_its_prompt(self, world, sampler):
         model, prompts = world
-        with pytest.raises(ValueError, match="deterministic"):
-            sample(replace(model, sampler=DDIM(1.0)), prompts, rng())
+        model = replace(model, sampler=sampler, n_steps=4)
+        whole = sample(model, prompts, rng())
+        for size in (1, 3):
+            torch.testing.assert_close(sample(model, prompts, rng(), batch_size=size), whole)
+        assert not torch.allclose(sample(model, prompts, rng(1)), whole)
+
+    def test_a_model_says_which_state_is_its_motion(self, world):
+        model, prompts = world
+        x_T = model.draw_noise(prompts, rng())
+        model = replace(model, decodes="x", schedule=replace(model.schedule, clean=0.9))
+        *_, last = rollout(model, x_T, prompts, GradientPlan(frozenset(), LAST))
+        want = model.decode(last.x, prompts).detach()
+        torch.testing.assert_close(sample(model, prompts, rng()), want)
+        assert not torch.allclose(want, model.decode(last.x0_hat, prompts))

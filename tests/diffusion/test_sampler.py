@@ -1,9 +1,10 @@
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from toy import rng
 
-from easytune_lib.diffusion.sampler import DDIM
+from easytune_lib.diffusion.sampler import DDIM, LCM, RowNoise, Sampler
 from easytune_lib.diffusion.schedule import NoiseSchedule
 
 
@@ -59,3 +60,60 @@ def test_a_stochastic_sampler_asks_for_a_generator():
     with pytest.raises(ValueError, match="rng=stream"):
         DDIM(1.0).step(NoiseSchedule.cosine(), x, x, 21, 1)
     DDIM(1.0).step(NoiseSchedule.cosine(), x, x, 1, -1)  # the last step draws nothing
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 4, 7, 50])
+def test_every_step_of_lcm_is_that_of_diffusers(n_steps):
+    theirs = LCMScheduler(
+        1000, 0.00085, 0.012, "scaled_linear", clip_sample=False, set_alpha_to_one=False
+    )
+    theirs.set_timesteps(n_steps)
+    ours, lcm = NoiseSchedule(theirs.alphas_cumprod.double()), LCM(origin=50)
+    times = lcm.times(ours, n_steps)
+    assert [now for now, _ in times] == theirs.timesteps.tolist()
+    x, noise = torch.randn(2, 3, 4, 5, generator=rng(), dtype=torch.float64)
+    for now, after in times:
+        (want, _) = theirs.step(noise, now, x, generator=rng(now), return_dict=False)
+        alpha, sigma = ours.scales(now)
+        got = lcm.step(ours, (x - sigma * noise) / alpha, noise, now, after, rng(now))
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+        x = want / want.std()
+
+
+def test_which_steps_are_visited():
+    schedule = NoiseSchedule.cosine()
+
+    def visited(spacing, n_steps):
+        times = DDIM(spacing=spacing).times(schedule, n_steps)
+        assert [after for _, after in times] == [*(now for now, _ in times[1:]), -1]
+        return [now for now, _ in times]
+
+    assert visited("offset", 50) == list(range(981, 0, -20))
+    assert visited("leading", 50) == list(range(980, -1, -20))
+    whole = visited("whole", 50)
+    assert (whole[0], whole[1], whole[-2:]) == (999, 979, [20, 0])
+    assert visited("leading", 1000) == visited("whole", 1000) == list(range(999, -1, -1))
+    assert (visited("leading", 1), visited("whole", 1)) == ([0], [999])
+    with pytest.raises(ValueError, match="1 to 1000 sampling steps, got 0"):
+        visited("whole", 0)
+
+
+def test_tables_of_times_may_repeat_one():
+    table = LCM(origin=10, steps={4: (699, 399, 299, 299)})
+    schedule = NoiseSchedule.scaled_linear()
+    assert table.times(schedule, 4) == ((699, 399), (399, 299), (299, 299), (299, -1))
+    assert table.times(schedule, 2) == ((999, 499), (499, -1))
+    with pytest.raises(ValueError, match="1 to 10 sampling steps, got 11"):
+        table.times(schedule, 11)
+
+
+def test_noise_of_a_row_is_its_own():
+    x = torch.zeros(3, 4, 2)
+    whole = RowNoise([rng(i) for i in range(3)], 6).like(x)
+    alone = RowNoise([rng(1)], 6).like(x[:1, :3])
+    assert torch.equal(alone[0], whole[1, :3]) and not torch.equal(whole[0], whole[1])
+
+
+def test_both_are_samplers():
+    assert isinstance(DDIM(), Sampler) and isinstance(LCM(), Sampler)
+    assert (DDIM().stochastic, DDIM(0.5).stochastic, LCM().stochastic) == (False, True, True)

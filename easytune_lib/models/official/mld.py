@@ -276,7 +276,7 @@ class OfficialMLD(nn.Module):
         self.vae.eval().requires_grad_(False)
         return MotionDiffusion(
             self.denoiser, NoiseSchedule.scaled_linear(), self.vae.decode, self.state_shape,
-            no_text, n_steps, guidance,
+            no_text, n_steps, guidance, decodes="x",
         )  # fmt: skip
 
     def state_shape(self, prompts: Prompts) -> tuple[int, int]:
@@ -342,7 +342,7 @@ class MotionDenoiser(CaptionedSkipTransformer):
         """This network with MLD's schedule and DDIM."""
         return MotionDiffusion(
             self, NoiseSchedule.scaled_linear(), self.decode, self.state_shape, no_text,
-            n_steps, guidance,
+            n_steps, guidance, decodes="x",
         )  # fmt: skip
 
     def decode(self, state: Float[Tensor, "batch frames features"], prompts: Prompts) -> Tensor:
