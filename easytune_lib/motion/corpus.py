@@ -207,13 +207,23 @@ def balance(clips: Sequence[Clip]) -> Float[Tensor, " clips"]:
 
 
 def draw_balanced(
-    clips: Sequence[Clip], size: int, max_frames: int
+    clips: Sequence[Clip], size: int, max_frames: int, buckets: int = 1
 ) -> Callable[[torch.Generator], MotionBatch]:
-    """Batches of ``size`` clips; a label's share grows as the square root of its clips."""
+    """Batches of ``size`` clips; a label's share grows as the square root of its clips.
+
+    With several ``buckets``, so many batches are drawn at once, sorted by length and dealt out,
+    of which one is kept: a clip is drawn as often as before, but with clips about as long as
+    itself, so that little is padded.
+    """
     weights = balance(clips)
 
     def draw(rng: torch.Generator) -> MotionBatch:
-        rows = torch.multinomial(weights, size, replacement=True, generator=rng).tolist()
+        drawn = torch.multinomial(weights, size * buckets, replacement=True, generator=rng)
+        rows = drawn.tolist()
+        if buckets > 1:
+            rows.sort(key=lambda row: min(len(clips[row]), max_frames))
+            kept = int(torch.randint(buckets, (), generator=rng))
+            rows = rows[kept * size : (kept + 1) * size]
         return MotionBatch.collate([clips[i] for i in rows], rng, max_frames=max_frames)
 
     return draw

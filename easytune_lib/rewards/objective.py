@@ -227,6 +227,7 @@ def spm_objective(
     noise: Corruption | None = MIXED,
     batch_size: int = 64,
     max_frames: int = 128,
+    buckets: int = 1,
 ) -> Objective:
     """An objective for :func:`easytune_lib.training.train`.
 
@@ -238,8 +239,9 @@ def spm_objective(
         noise: ``None`` trains on clean motions only.
         batch_size: Clips a batch.
         max_frames: Longer clips are cut, at a random place.
+        buckets: Batches that are drawn at once and sorted by length; see ``draw_balanced``.
     """
-    draw = draw_balanced(clips, batch_size, max_frames)
+    draw = draw_balanced(clips, batch_size, max_frames, buckets)
     device = model.mean.device
 
     def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:

@@ -269,7 +269,7 @@ def plot_method_table(
     """
     rows = table_of(record, "methods", ("method", *metrics))
     methods = [m for m in _methods(rows) if m != "base"][::-1]
-    fig, axes = panels(width, len(metrics), height=0.55 + 0.2 * len(methods), sharey=True)
+    fig, axes = panels(width, len(metrics), height=0.75 + 0.2 * len(methods), sharey=True)
     lines: dict[str, Line2D] = {}
     for ax, metric in zip(axes, metrics, strict=True):
         base = [row[metric] for row in rows if row["method"] == "base"]
@@ -288,7 +288,7 @@ def plot_method_table(
             ax.plot(values.mean(), y, marker, color=color, ms=5)
         ax.grid(axis="x")
         ax.grid(axis="y", visible=False)
-        ax.set(xlabel=METRICS.get(metric, metric), ylim=(-0.6, len(methods) - 0.4))
+        ax.set(xlabel=METRICS.get(metric, metric), ylim=(-0.6, len(methods) - 0.1))
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.set_yticks(range(len(methods)), [method_style(m)["label"] for m in methods])
         spec = ax.get_subplotspec()

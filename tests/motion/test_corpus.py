@@ -1,3 +1,6 @@
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,8 @@ from easytune_lib.motion.corpus import (
     Corpus,
     FeatureStats,
     MotionBatch,
+    balance,
+    draw_balanced,
     mirror_caption,
 )
 from easytune_lib.motion.skeleton import HUMANML3D
@@ -128,3 +133,31 @@ class TestBatch:
 )
 def test_mirrored_captions(text: str, mirrored: str):
     assert mirror_caption(text) == mirrored
+
+
+class TestBalancedDraws:
+    clips = [
+        replace(clip(f"{i}", 8 + 4 * (i % 20)), label="one" if i < 30 else "") for i in range(40)
+    ]
+
+    def test_a_clip_without_a_label_counts_as_a_label(self):
+        weights = balance(self.clips)
+        assert weights[:30].sum().item() == pytest.approx(30**0.5)
+        assert (weights[30:] == 1).all()
+
+    def test_buckets_hold_clips_of_like_length_and_draw_each_as_often(self):
+        plain, sorted_ = (draw_balanced(self.clips, 16, 100, buckets=b) for b in (1, 4))
+        spread, counts = {1: [], 4: []}, {1: Counter(), 4: Counter()}
+        for seed in range(300):
+            for buckets, draw in ((1, plain), (4, sorted_)):
+                batch = draw(rng(seed))
+                assert len(batch) == 16
+                spread[buckets].append(batch.lengths.float().std().item())
+                counts[buckets].update(batch.ids)
+        assert np.mean(spread[4]) < 0.5 * np.mean(spread[1])
+        for name in ("35", "3"):
+            assert counts[4][name] == pytest.approx(counts[1][name], rel=0.25)
+
+    def test_draws_repeat_exactly(self):
+        draw = draw_balanced(self.clips, 16, 100, buckets=4)
+        assert draw(rng(1)).ids == draw(rng(1)).ids != draw(rng(2)).ids
