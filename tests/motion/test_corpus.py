@@ -136,9 +136,9 @@ def test_mirrored_captions(text: str, mirrored: str):
 
 
 class TestBalancedDraws:
-    clips = [
+    clips = tuple(
         replace(clip(f"{i}", 8 + 4 * (i % 20)), label="one" if i < 30 else "") for i in range(40)
-    ]
+    )
 
     def test_a_clip_without_a_label_counts_as_a_label(self):
         weights = balance(self.clips)
@@ -155,8 +155,8 @@ class TestBalancedDraws:
                 spread[buckets].append(batch.lengths.float().std().item())
                 counts[buckets].update(batch.ids)
         assert np.mean(spread[4]) < 0.5 * np.mean(spread[1])
-        for name in ("35", "3"):
-            assert counts[4][name] == pytest.approx(counts[1][name], rel=0.25)
+        for name in ("35", "39"):
+            assert counts[4][name] == pytest.approx(counts[1][name], rel=0.2)
 
     def test_draws_repeat_exactly(self):
         draw = draw_balanced(self.clips, 16, 100, buckets=4)
