@@ -1,12 +1,26 @@
-"""What a fine-tuning method costs: time per update, and memory held for backward."""
+"""What a fine-tuning method costs: time, calls and memory, measured or foretold."""
 
+import os
+import resource
+import sys
 import time
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from easytune_lib.diffusion.model import MotionDiffusion
+from easytune_lib.diffusion.rollout import Step, rollout, score
+from easytune_lib.plan import GradientPlan
+from easytune_lib.protocols import Prompts, Reward
+
+MIB = 2**20
 
 
 class _Update(Protocol):
@@ -16,12 +30,18 @@ class _Update(Protocol):
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of some updates of one method. Varies by machine, but for the first two."""
+    """The cost of some updates of one method. Varies by machine, but for the first two.
+
+    ``saved_mib`` does not see what gradient checkpoints keep and compute again;
+    :func:`live_bytes` does.
+    """
 
     updates_per_trajectory: float
     saved_mib: float  # peak of :func:`saved_bytes`, in 2**20 bytes
     cpu_seconds: float  # of all threads, per update
     wall_seconds: float  # per update
+    process_mib: float  # peak of the whole process, from its start
+    gpu_mib: float | None  # ``torch.cuda.max_memory_allocated`` of the run; None without a GPU
 
 
 def saved_bytes(fn: Callable[[], object]) -> int:
@@ -75,8 +95,13 @@ def measure(run: Callable[[], Iterable[_Update]]) -> Cost:
     Raises:
         ValueError: The run made no update.
     """
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
     wall, cpu = time.perf_counter(), time.process_time()
     lasts = [update.last for update in run()]
+    if gpu:
+        torch.cuda.synchronize()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     if not any(lasts):
         raise ValueError(
@@ -84,13 +109,269 @@ def measure(run: Callable[[], Iterable[_Update]]) -> Cost:
             "give it one whole batch at least"
         )
 
+    gpu_mib = torch.cuda.max_memory_allocated() / MIB if gpu else None
+
     def again() -> None:
         for _ in run():
             pass
 
     return Cost(
         updates_per_trajectory=len(lasts) / sum(lasts),
-        saved_mib=saved_bytes(again) / 2**20,
+        saved_mib=saved_bytes(again) / MIB,
         cpu_seconds=cpu / len(lasts),
         wall_seconds=wall / len(lasts),
+        process_mib=process_peak_mib(),
+        gpu_mib=gpu_mib,
     )
+
+
+def process_peak_mib() -> float:
+    """The most memory that this process ever had, everything counted."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (MIB if sys.platform == "darwin" else 1024)
+
+
+def live_bytes(fn: Callable[[], object]) -> int:
+    """The most bytes of tensors made by ``fn`` that exist at any one time.
+
+    More than :func:`saved_bytes`: also what is only passing through, gradients, and what
+    checkpoints keep and compute again. Not seen: scratch memory inside of a kernel.
+    """
+    meter = _Live()
+    with meter:
+        fn()
+    return meter.peak
+
+
+class _Live(TorchDispatchMode):
+    """Counts storages from the operation that makes them until they are gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = {
+            x.untyped_storage()._cdata
+            for x in tree_iter((args, kwargs or {}))
+            if isinstance(x, Tensor)
+        }
+        made = func(*args, **(kwargs or {}))
+        for x in tree_iter(made):
+            if isinstance(x, Tensor) and x.untyped_storage()._cdata not in given:
+                self._count(x.untyped_storage())
+        return made
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+
+        def gone(_: object) -> None:
+            del self.known[key]
+            self.now -= size
+
+        self.known[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What one trajectory under a plan asks for; the same on every machine."""
+
+    denoiser: int  # calls of the network on a batch, guidance being one
+    recorded: int  # of these, whose graph is kept and goes backward
+    again: int  # calls made a second time for their graph
+    rewards: int  # a batch is decoded and scored, forward and back
+    updates: int  # of the weights
+
+    @classmethod
+    def of(cls, plan: GradientPlan) -> "Calls":
+        """The calls of a plan."""
+        recorded = sum(step <= plan.last for step in plan.recorded) + plan.renoised
+        rewards = len(plan.rewarded) + plan.renoised
+        return cls(
+            denoiser=plan.last + 1 + plan.renoised,
+            recorded=recorded,
+            again=recorded if plan.checkpoint else 0,
+            rewards=rewards,
+            updates=1 if plan.updates == "sum" else rewards,
+        )
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one call of everything costs on this machine, on one batch; see :func:`calibrate`."""
+
+    network: float  # seconds of a denoiser call
+    network_back: float  # more seconds, where it is recorded and goes backward
+    reward: float  # seconds of decoder and reward, forward and back
+    update: float  # seconds of clipping and AdamW
+    network_mib: float  # held for the backward of one recorded call
+    further_mib: float  # by each further one in the same graph
+    reward_mib: float  # by decoder and reward, for the largest micro-batch, or by its gradient
+    state_mib: float  # one state
+    weights_mib: float  # the tuned weights
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run is expected to cost; times vary with what else the machine does."""
+
+    calls: Calls  # a trajectory
+    seconds: float  # a trajectory
+    seconds_per_update: float
+    saved_mib: float  # peak of tensors held for backward
+    training_mib: float  # gradients and AdamW's two moments, beside the weights
+    warning: str  # that it will not fit, and what to do; "" where it will
+
+
+def cost(plan: GradientPlan, rates: Rates, available_mib: float | None = None) -> Forecast:
+    """Foretell time and memory of training under ``plan``, before it begins.
+
+    One recorded call holds its graph; in a chain all recorded calls hold theirs until the one
+    reward is scored, with a detached state only one does. Checkpoints hold states in place of
+    graphs, and one graph at a time. Time is a sum over calls.
+
+    Args:
+        plan: From a method's ``plan``.
+        rates: Measured by :func:`calibrate` with the batch size and lengths of the run.
+        available_mib: What may be used; ``None``: what this machine has left, see
+            :func:`available`.
+
+    Source: the cost model of the step graph; held against measurement in
+    ``tests/analysis/test_cost.py`` (memory, within 5 %) and by ``make bench``.
+    """
+    calls = Calls.of(plan)
+    chained = 1 if plan.detach_state else calls.recorded
+    if plan.checkpoint:
+        network = rates.network_mib
+        saved = chained * rates.state_mib + max(network, rates.reward_mib)
+    else:
+        network = rates.network_mib + (chained - 1) * rates.further_mib
+        saved = network + rates.reward_mib
+    seconds = (
+        (calls.denoiser + calls.again) * rates.network
+        + calls.recorded * rates.network_back
+        + calls.rewards * rates.reward
+        + calls.updates * rates.update
+    )
+    training = 3 * rates.weights_mib
+    room = available() if available_mib is None else available_mib
+    need, warning = saved + training, ""
+    if need > room:
+        way = "a smaller batch"
+        if rates.reward_mib > network:
+            way = "a smaller micro_batch, or " + way
+        elif chained > 1 and not plan.checkpoint:
+            way = "checkpoint=True, fewer recorded steps, or " + way
+        warning = f"about {need:.0f} MiB are needed, {room:.0f} MiB are left: try {way}"
+    return Forecast(calls, seconds, seconds / calls.updates, saved, training, warning)
+
+
+def calibrate(
+    model: MotionDiffusion,
+    reward: Reward,
+    x_T: Float[Tensor, "batch tokens dim"],
+    prompts: Prompts,
+    micro_batch: int | None = 8,
+    repeats: int = 3,
+) -> Rates:
+    """Measure one denoiser call, one decode and reward, and one update; nothing is changed.
+
+    Args:
+        model: With a denoiser whose weights require a gradient, as in training.
+        reward: Frozen.
+        x_T: Noise of one batch.
+        prompts: Of that batch; cost grows with their lengths.
+        micro_batch: As in training; ``None``: the whole batch at once.
+        repeats: Of each measurement in time, of which the shortest counts.
+
+    Raises:
+        ValueError: No weight requires a gradient.
+    """
+    weights = [w for w in model.denoiser.parameters() if w.requires_grad]
+    if not weights:
+        raise ValueError("no weight of the denoiser requires a gradient: call requires_grad_()")
+    end = min(model.n_steps, 2) - 1  # the first steps cost what all do
+    none = GradientPlan(frozenset(), frozenset({end}))
+    one = GradientPlan(frozenset({end}), frozenset({end}), detach_state=True)
+    two = GradientPlan(frozenset({end, 0}), frozenset({end}))
+    rng = torch.Generator().manual_seed(0)  # for a stochastic sampler
+
+    def steps(plan: GradientPlan) -> list[Step]:
+        return list(rollout(model, x_T, prompts, plan, rng))
+
+    def forward_and_back() -> None:
+        *_, last = steps(one)
+        torch.autograd.grad(last.x0_hat.sum(), weights, allow_unused=True)
+
+    *_, last = steps(none)
+    rows = prompts.lengths.cpu().argsort(descending=True)[:micro_batch]
+    part = prompts[rows]
+    tokens = model.state_shape(part)[0]
+
+    def rewarded(of: Prompts, state: Tensor) -> None:
+        leaf = state.detach().requires_grad_()
+        seen = Step(last.index, last.now, last.after, leaf, leaf, leaf, leaf)
+        torch.autograd.grad(score(model, reward, seen, of, none).sum(), leaf)
+
+    own = [w.detach().clone().requires_grad_() for w in weights]
+    adam = torch.optim.AdamW(own, lr=0.0, fused=True)
+    for copy in own:
+        copy.grad = torch.zeros_like(copy)
+
+    def update() -> None:
+        nn.utils.clip_grad_norm_(own, 1.0)
+        adam.step()
+
+    calls = end + 1
+    network = _seconds(lambda: steps(none), repeats) / calls
+    both = _seconds(forward_and_back, repeats) - (calls - 1) * network
+    parted = micro_batch is not None and micro_batch < len(prompts)
+    reward_bytes = saved_bytes(lambda: rewarded(part, last.x0_hat[rows, :tokens]))
+    held, held_two = saved_bytes(lambda: steps(one)), saved_bytes(lambda: steps(two))
+    return Rates(
+        network=network,
+        network_back=max(both - network, 0.0),
+        reward=_seconds(lambda: rewarded(prompts, last.x0_hat), repeats),
+        update=_seconds(update, repeats),
+        network_mib=held / MIB,
+        further_mib=(held_two - held if end else held) / MIB,
+        reward_mib=(max(reward_bytes, x_T.nbytes) if parted else reward_bytes) / MIB,
+        state_mib=x_T.nbytes / MIB,
+        weights_mib=sum(w.nbytes for w in weights) / MIB,
+    )
+
+
+def available() -> float:
+    """Memory that may still be used, in MiB: the GPU's where there is one, else the machine's."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0] / MIB
+    try:
+        with open("/proc/meminfo") as file:
+            (line,) = (line for line in file if line.startswith("MemAvailable"))
+        return int(line.split()[1]) / 1024
+    except (OSError, ValueError):
+        pages = os.sysconf("SC_PHYS_PAGES")  # of all memory, where nobody says what is free
+        return pages * os.sysconf("SC_PAGE_SIZE") / MIB
+
+
+def _seconds(fn: Callable[[], object], repeats: int) -> float:
+    fn()
+    taken = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        fn()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - began)
+    return min(taken)
