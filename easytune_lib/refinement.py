@@ -230,16 +230,19 @@ def run_arms(
 
 
 def recall_rows(arms: Sequence[Arm], records: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Recall of the last look of each arm, and of the start, once a seed, as model "before"."""
+    """Recall of the last look of each arm, and of the start, once a seed, as model "before".
+
+    ``trained`` is for how many steps the start was trained.
+    """
     rows, seen = [], set()
     for arm, record in zip(arms, records, strict=True):
         last = max(row["step"] for row in record.tables["recall"])
         for row in record.tables["recall"]:
             model = {0: "before", last: arm.label}.get(row["step"])
-            key = (model, arm.seed, row["set"], row["direction"], row["k"])
+            key = (model, arm.seed, arm.before, row["set"], row["direction"], row["k"])
             if model is not None and key not in seen:
                 seen.add(key)
-                rows.append({"model": model, "seed": arm.seed, **row})
+                rows.append({"model": model, "seed": arm.seed, "trained": arm.before, **row})
     return rows
 
 

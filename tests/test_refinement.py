@@ -125,6 +125,7 @@ class TestRows:
         assert len(rows) == 3 * 2 * 2 * len(TOP)
         assert {row["model"] for row in rows} == {"before", "plain", "SPL"}
         assert {row["step"] for row in rows if row["model"] != "before"} == {2}
+        assert {row["trained"] for row in rows} == {3}
 
     def test_wins_are_of_one_seed_and_step_and_ties_count_half(self):
         def found(values):

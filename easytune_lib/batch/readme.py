@@ -71,7 +71,7 @@ def full_record(root: Path, name: str, **wanted: Any) -> RunRecord:
         raise ValueError(
             f"runs/ has no record {name!r} with {wanted}: run the notebook that makes it"
         )
-    size = {"step_finetuning": "seconds", "reward_training_spl": "steps"}.get(name)
+    size = {"step_finetuning": "seconds", "reward_training_spl": "refine"}.get(name)
     return max(found, key=lambda record: record.parameters.get(size, 0) if size else 0)
 
 
@@ -117,18 +117,19 @@ def refinement(root: Path) -> str:
     rows = [row for row in record.tables["recall"] if row["k"] == 1]
     views = list(dict.fromkeys((row["set"], row["direction"]) for row in rows))
     words = {"t2m": "text to motion", "m2t": "motion to text"}
-    lines = [_line(["reward", *(f"{name}, {words[way]}" for name, way in views)])]
-    lines.append("|---|" + "---|" * len(views))
-    for model in dict.fromkeys(row["model"] for row in rows):
+    lines = [_line(["start", "reward", *(f"{name}, {words[way]}" for name, way in views)])]
+    lines.append("|---|---|" + "---|" * len(views))
+    for start, model in dict.fromkeys((row["trained"], row["model"]) for row in rows):
         cells = []
         for view in views:
             values = [
                 100 * row["recall"]
                 for row in rows
-                if row["model"] == model and (row["set"], row["direction"]) == view
+                if (row["trained"], row["model"]) == (start, model)
+                and (row["set"], row["direction"]) == view
             ]
             cells.append(f"{sum(values) / len(values):.1f}")
-        lines.append(_line([model, *cells]))
+        lines.append(_line([f"{start} steps", model, *cells]))
     told = f"R@1 in percent, groups of 32, mean of {record.parameters['seeds']} seeds"
     return "\n".join(
         [*lines, "", f"{told}. Record: [{record.run_id}](runs/{record.run_id}/record.json)."]

@@ -25,12 +25,15 @@ def plot_recall(record: RunRecord, width: float = PAGE) -> Figure:
 
     Reads:
         ``tables["recall"]``: rows with ``model`` (one is "before"), ``seed``, ``set``,
-        ``direction`` ("t2m" or "m2t"), ``k`` and ``recall`` (0 to 1).
+        ``direction`` ("t2m" or "m2t"), ``k`` and ``recall`` (0 to 1), and ``trained``, the steps
+        of the start: of several, the earliest is drawn.
 
     Raises:
         ValueError: The table, or a column in it, is missing.
     """
-    rows = table_of(record, "recall", ("model", "seed", "set", "direction", "k", "recall"))
+    columns = ("model", "seed", "trained", "set", "direction", "k", "recall")
+    rows = table_of(record, "recall", columns)
+    rows = [row for row in rows if row["trained"] == min(row["trained"] for row in rows)]
     found = {(r["model"], r["seed"], r["set"], r["direction"], r["k"]): r["recall"] for r in rows}
     views = list(dict.fromkeys((r["set"], r["direction"]) for r in rows))
     models = [m for m in dict.fromkeys(r["model"] for r in rows) if m != "before"]

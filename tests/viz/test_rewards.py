@@ -12,9 +12,9 @@ def record() -> RunRecord:
     tables = {
         "recall": [
             {"model": model, "seed": seed, "set": name, "direction": direction, "k": k,
-             "recall": 0.5 + gain + 0.01 * k}
+             "trained": trained, "recall": 0.5 + gain / trained + 0.01 * k}
             for model, gain in (("before", 0.0), ("plain", 0.02), ("SPL", 0.04))
-            for seed in (0, 1) for name in ("labels", "human captions")
+            for seed in (0, 1) for trained in (1, 9) for name in ("labels", "human captions")
             for direction in ("t2m", "m2t") for k in (1, 3)
         ],
         "sweep": [
