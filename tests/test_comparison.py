@@ -81,7 +81,7 @@ class TestRun:
             {"method": DRaFT(2)}, {"lr": 2e-2}, {"seed": 1}, {"updates": 7}, {"batch_size": 4},
             {"n_steps": 3}, {"splits": ("validation",)}, {"noise_seeds": 2}, {"prompts": 7},
             {"updates": 0, "seconds": 1.0}, {"anchor": 1.0}, {"reward": "latent"},
-            {"method": EasyTune(2, reads="x_t")},
+            {"method": EasyTune(2, reads="x_t")}, {"method": DRaFT(2, checkpoint=True)},
         ]  # fmt: skip
         ids = [replace(RUN, **other).record_id for other in others]
         assert len({RUN.record_id, *ids}) == len(others) + 1
@@ -91,6 +91,8 @@ class TestRun:
         draft, refl = replace(RUN, method=DRaFT(2)), replace(RUN, method=ReFL(2))
         assert draft.parameters["method"] == {"DRaFT": {"k": 2}}
         assert refl.parameters["method"] == {"ReFL": {"window": 2}}
+        chain = replace(RUN, method=EasyTune(2, updates="chain"))
+        assert chain.parameters["method"]["EasyTune"]["updates"] == "chain"
 
 
 class TestTuned:

@@ -30,6 +30,30 @@ def test_plans_without_a_meaning_are_refused(recorded, rewarded, detach, message
         GradientPlan(recorded, rewarded, detach_state=detach)
 
 
+def test_before_the_switch_the_reward_is_given_the_other_state():
+    plan = GradientPlan(TWO, TWO, reads="x_t", switch=2)
+    assert [plan.reads_at(i) for i in range(4)] == ["x0_hat", "x0_hat", "x_t", "x_t"]
+    assert [GradientPlan(TWO, TWO, switch=1).reads_at(i) for i in range(2)] == ["x_t", "x0_hat"]
+
+
+def test_weights_count_one_each_where_none_are_given():
+    assert GradientPlan(TWO, TWO).weight_at(2) == 1.0
+    assert GradientPlan(TWO, TWO, weights=(0.0, 0.5, 2.5)).weight_at(2) == 2.5
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"weights": (1.0, 1.0)}, "2 weights do not reach the rewarded step 2"),
+        ({"renoised": 1}, 'make one update: set updates="sum"'),
+        ({"renoised": 1, "updates": "sum"}, "detach_state=True"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        GradientPlan(TWO, TWO, **options)
+
+
 def test_a_plan_is_a_value():
     assert len({GradientPlan(ONE, ONE), GradientPlan(ONE, frozenset([1]))}) == 1
     with pytest.raises(FrozenInstanceError):

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.diffusion.rollout import Step, rollout, score
+from easytune_lib.diffusion.rollout import Step, gain, rollout, score
 from easytune_lib.plan import GradientPlan
 from easytune_lib.protocols import Denoiser, Prompts, Reward
 
@@ -24,6 +24,31 @@ class Shares:
     cosine: Float[Tensor, " steps"] | None  # to the rows of a reference; 0 where a row is 0
     total: Float[Tensor, " params"]  # the sum of the shares
     error: float  # of ``total`` against plain backpropagation, relative
+
+
+@dataclass(frozen=True)
+class GradientBias:
+    """EasyTune's gradient, summed over its steps, against that of the whole chain.
+
+    Both are of one batch and before any update; the norms are of each step's share.
+    """
+
+    cosine: float
+    norm_ratio: float  # EasyTune's norm, of the chain's
+    delta: float  # norm of the difference, of the chain's: Theorem S1's delta, relative
+    easytune: Float[Tensor, " steps"]
+    chain: Float[Tensor, " steps"]
+
+    @property
+    def starvation(self) -> float:
+        """How much less of the chain's gradient comes from the first half than of EasyTune's.
+
+        The ratio of the two parts of the summed norms: below 1, the recursion starves early
+        steps; above 1, it feeds them.
+        """
+        half = len(self.chain) // 2
+        parts = [norms[:half].sum() / norms.sum() for norms in (self.chain, self.easytune)]
+        return float(parts[0] / parts[1])
 
 
 @dataclass(frozen=True)
@@ -93,9 +118,9 @@ def step_gradients(
     """Each denoising step's own share of the reward gradient, before any update.
 
     Row ``i`` is the gradient with respect to the weights *as used by step i*, of the mean
-    reward, summed over the rewarded steps. The rows add up to the gradient that training
-    follows; steps that are not recorded give zero. Needs ``steps x params`` numbers:
-    :func:`share_norms` does not.
+    reward (weighed and capped as the plan says), summed over the rewarded steps. The rows add
+    up to the gradient that training follows; steps that are not recorded give zero. Needs
+    ``steps x params`` numbers: :func:`share_norms` does not.
 
     Args:
         model: Its denoiser's weights that require a gradient are the columns, in order.
@@ -112,7 +137,7 @@ def step_gradients(
     rows = x_T.new_zeros(model.n_steps, sum(p.numel() for p in _tuned(model.denoiser).values()))
 
     def receive(step: int, name: str, grad: Tensor) -> None:
-        rows[step, columns[name]] = grad.flatten()
+        rows[step, columns[name]] += grad.flatten()
 
     _stream_shares(model, reward, x_T, prompts, plan, rng, receive)
     return rows
@@ -138,7 +163,14 @@ def share_norms(
         rng: For stochastic samplers.
         reference: Another plan's :func:`step_gradients`, for instance EasyTune's, to which
             each share's cosine is taken.
+
+    Raises:
+        ValueError: The plan takes the last step several times: use :func:`step_gradients`.
     """
+    if plan.renoised:
+        raise ValueError(
+            "norms of a step that is taken several times do not add up: use step_gradients"
+        )
     columns = _columns(model.denoiser)
     total = x_T.new_zeros(sum(p.numel() for p in _tuned(model.denoiser).values()))
     squares, dots = torch.zeros(2, model.n_steps, dtype=torch.float64)
@@ -176,10 +208,47 @@ def reward_gradient(
     total = [torch.zeros_like(w) for w in weights]
     for step in rollout(model, x_T, prompts, plan, rng):
         if step.index in plan.rewarded:
-            mean = score(model, reward, step, prompts, plan).mean()
-            parts = torch.autograd.grad(mean, weights, materialize_grads=True)
+            raised = gain(score(model, reward, step, prompts, plan), step, plan)
+            parts = torch.autograd.grad(raised, weights, materialize_grads=True)
             total = [a + b for a, b in zip(total, parts, strict=True)]
     return torch.cat([part.flatten() for part in total])
+
+
+def gradient_bias(
+    model: MotionDiffusion,
+    reward: Reward,
+    x_T: Float[Tensor, "batch tokens dim"],
+    prompts: Prompts,
+    plan: GradientPlan | None = None,
+    rng: torch.Generator | None = None,
+) -> GradientBias:
+    """What the stop-gradient on the states leaves out, on one batch.
+
+    Args:
+        model: See :func:`step_gradients`; so for the arguments up to ``prompts``.
+        reward: Frozen.
+        x_T: Pure noise.
+        prompts: Captions and lengths.
+        plan: Of the method that stands for EasyTune; by default EasyTune on all steps.
+        rng: For stochastic samplers; both gradients are of the same noise.
+
+    Source: Tan et al. (2026), Corollaries 1 and 2; the comparison is ours.
+    """
+    every = frozenset(range(model.n_steps))
+    easy = plan or GradientPlan(every, every, detach_state=True)
+    full = GradientPlan(every, frozenset({model.n_steps - 1}))
+    a, b = (
+        share_norms(model, reward, x_T, prompts, each, None if rng is None else rng.clone_state())
+        for each in (easy, full)
+    )
+    size = b.total.norm()
+    return GradientBias(
+        float(torch.cosine_similarity(a.total, b.total, dim=0)),
+        float(a.total.norm() / size),
+        float((a.total - b.total).norm() / size),
+        a.norms,
+        b.norms,
+    )
 
 
 def jacobian_norms(
@@ -244,10 +313,15 @@ def _stream_shares(
     rng: torch.Generator | None,
     receive: Callable[[int, str, Tensor], None],
 ) -> None:
-    own = _OwnWeights(model.denoiser, receive)
+    def of_step(call: int, name: str, grad: Tensor) -> None:
+        receive(min(call, plan.last), name, grad)  # fresh noises belong to the last step
+
+    plan = replace(plan, checkpoint=False)  # whose second calls would be taken for further steps
+    own = _OwnWeights(model.denoiser, of_step)
     for step in rollout(replace(model, denoiser=own), x_T, prompts, plan, rng):
         if step.index in plan.rewarded:
-            score(model, reward, step, prompts, plan).mean().backward(inputs=own.leaves)
+            raised = gain(score(model, reward, step, prompts, plan), step, plan)
+            raised.backward(inputs=own.leaves)
         if plan.detach_state:
             own.leaves.clear()
 

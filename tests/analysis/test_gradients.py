@@ -5,17 +5,20 @@ import torch
 from toy import FEATURES, STEPS, reward, rng, toy
 
 from easytune_lib.analysis.gradients import (
+    GradientBias,
+    gradient_bias,
     jacobian_norms,
     reward_gradient,
     share_norms,
     step_gradients,
 )
 from easytune_lib.diffusion.sampler import DDIM
-from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL
+from easytune_lib.finetune.methods import AlignProp, DRaFT, DRaFTLV, DRTune, EasyTune, ReFL
 
 METHODS = [
     DRaFT(1), DRaFT(3), DRaFT(STEPS), EasyTune(1), EasyTune(4), EasyTune(STEPS),
     EasyTune(3, "strided"), EasyTune(2, "random"), ReFL(4), AlignProp(), DRTune(4, 3),
+    EasyTune(4, weights="early", updates="chain"), DRaFTLV(2), DRTune(4, 3, replay=True),
 ]  # fmt: skip
 
 
@@ -53,6 +56,35 @@ def test_streamed_norms_are_those_of_the_matrix(world, method):
         shares.cosine, torch.nn.functional.cosine_similarity(matrix, reference, eps=1e-300)
     )
     assert shares.error < 1e-12
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_bias_is_the_distance_of_the_two_gradients(world, eta):
+    model, x_T, prompts = world
+    model = replace(model, sampler=DDIM(eta))
+    bias = gradient_bias(model, reward, x_T, prompts, rng=rng(5))
+    easy, full = (
+        step_gradients(model, reward, x_T, prompts, method.plan(STEPS, rng()), rng(5))
+        for method in (EasyTune(), DRaFT())
+    )
+    torch.testing.assert_close(bias.easytune, easy.norm(dim=1))
+    torch.testing.assert_close(bias.chain, full.norm(dim=1))
+    a, b = easy.sum(0), full.sum(0)
+    assert bias.cosine == pytest.approx((a @ b / a.norm() / b.norm()).item())
+    assert bias.norm_ratio == pytest.approx((a.norm() / b.norm()).item())
+    square = 1 + bias.norm_ratio**2 - 2 * bias.norm_ratio * bias.cosine
+    assert bias.delta == pytest.approx(square**0.5), "the cosine rule"
+
+
+def test_starvation_compares_the_first_half_s_part():
+    even, late = torch.ones(4), torch.tensor([0.0, 1.0, 3.0, 4.0])
+    assert GradientBias(1.0, 1.0, 0.0, even, late).starvation == 0.25
+    assert GradientBias(1.0, 1.0, 0.0, late, even).starvation == 4.0
+
+
+def test_norms_of_a_step_that_is_taken_twice_are_refused(world):
+    with pytest.raises(ValueError, match="do not add up: use step_gradients"):
+        share_norms(world[0], reward, *world[1:], DRaFTLV(2).plan(STEPS, rng()), rng())
 
 
 def test_analysis_leaves_the_model_alone(world):

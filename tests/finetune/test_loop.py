@@ -4,20 +4,44 @@ from itertools import islice
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from toy import STEPS, reward, rng, text, toy
 
 from easytune_lib.analysis.cost import saved_bytes
 from easytune_lib.analysis.gradients import reward_gradient
 from easytune_lib.diffusion.rollout import rollout, sample
 from easytune_lib.diffusion.sampler import DDIM
-from easytune_lib.finetune.loop import Anchor, batches, finetune
-from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL
+from easytune_lib.finetune.loop import Anchor, Tuning, batches, finetune, warmup_cosine
+from easytune_lib.finetune.methods import (
+    AlignProp,
+    Curriculum,
+    DRaFT,
+    DRaFTLV,
+    DRTune,
+    EasyTune,
+    ReFL,
+)
 from easytune_lib.protocols import Prompts
 
 METHODS = [
-    DRaFT(1), DRaFT(3), DRaFT(STEPS), EasyTune(1), EasyTune(4), EasyTune(STEPS),
-    EasyTune(3, "strided"), EasyTune(2, "random"), ReFL(4), AlignProp(), DRTune(4, 3),
-]  # fmt: skip
+    DRaFT(1),
+    DRaFT(3),
+    DRaFT(STEPS),
+    EasyTune(1),
+    EasyTune(4),
+    EasyTune(STEPS),
+    EasyTune(3, "strided"),
+    EasyTune(2, "random"),
+    ReFL(4),
+    AlignProp(),
+    DRTune(4, 3),
+    EasyTune(4, updates="chain"),
+    EasyTune(4, weights="late", reads="x_t", switch=6),
+    Curriculum(3, 2),
+    AlignProp(cut="uniform", checkpoint=True),
+    DRTune(4, 3, replay=True),
+]
+AT_ONCE = [EasyTune(4, updates="sum"), DRaFTLV(3)]  # fmt: skip
 
 
 @pytest.fixture(params=["epsilon", "x0"])
@@ -49,9 +73,9 @@ def global_generator_left_alone():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("method", METHODS + AT_ONCE, ids=str)
 def test_every_method_raises_the_reward(pool, method):
-    model, _, _ = toy("x0" if METHODS.index(method) % 2 else "epsilon")
+    model, _, _ = toy("x0" if (METHODS + AT_ONCE).index(method) % 2 else "epsilon")
     model.denoiser.float()
     before = _score(model, pool)
     optimizer = torch.optim.Adam(model.denoiser.parameters(), lr=5e-2)
@@ -69,7 +93,7 @@ def test_updates_say_where_they_happened(pool, method):
     given = islice(batches(model, pool, 3, seed=0), 2)
     updates = list(finetune(model, reward, given, method, _sgd(model)))
     twin = islice(batches(model, pool, 3, seed=0), 2)
-    want = [(b.index, sorted(method.plan(STEPS, b.rng).rewarded)) for b in twin]
+    want = [(b.index, sorted(method.plan(STEPS, b.rng, b.index).rewarded)) for b in twin]
     assert [(u.batch, u.step) for u in updates] == [(b, s) for b, steps in want for s in steps]
     assert [u.last for u in updates] == [s == steps[-1] for _, steps in want for s in steps]
 
@@ -110,6 +134,121 @@ def test_easytune_goes_on_with_the_new_weights(model, pool):
 
     still, moving = rewards(0.0), rewards(0.1)
     assert moving[0] == still[0] and moving[1] > still[1] and moving[2] > still[2]
+
+
+@pytest.mark.parametrize("method", AT_ONCE, ids=str)
+def test_gradients_that_are_summed_make_one_update_a_batch(model, pool, method):
+    given = list(islice(batches(model, pool, 3, seed=0), 2))
+    plans = [method.plan(STEPS, b.rng.clone_state()) for b in given]
+    want = [
+        reward_gradient(model, reward, b.x_T, b.prompts, plan, b.rng.clone_state())
+        for b, plan in zip(given, plans, strict=True)
+    ]
+    updates = list(finetune(model, reward, given, method, _sgd(model)))
+    assert [(u.batch, u.step, u.last) for u in updates] == [(0, 7, True), (1, 7, True)]
+    assert [u.grad_norm for u in updates] == pytest.approx([w.norm().item() for w in want])
+
+
+class TestChain:
+    """Updates go to a copy, which takes over when the trajectory ends."""
+
+    def tuned(self, model, pool, method, count=2, lr=0.01):
+        twin = replace(model, denoiser=deepcopy(model.denoiser))
+        given = islice(batches(model, pool, 4, seed=0), count)
+        updates = list(finetune(twin, reward, given, method, _sgd(twin, lr), max_norm=1e9))
+        return updates, torch.nn.utils.parameters_to_vector(twin.denoiser.parameters())
+
+    def test_the_rollout_keeps_the_weights_it_began_with(self, model, pool):
+        still, _ = self.tuned(model, pool, EasyTune(3), lr=0.0)
+        chain, _ = self.tuned(model, pool, EasyTune(3, updates="chain"))
+        assert [u.reward for u in chain[:3]] == [u.reward for u in still[:3]]
+        assert [u.grad_norm for u in chain[:3]] == [u.grad_norm for u in still[:3]]
+        assert chain[3].reward > still[3].reward, "the next trajectory begins with the copy"
+
+    def test_under_plain_sgd_it_equals_one_update_of_the_sum(self, model, pool):
+        _, chain = self.tuned(model, pool, EasyTune(3, updates="chain"))
+        _, once = self.tuned(model, pool, EasyTune(3, updates="sum"))
+        _, step = self.tuned(model, pool, EasyTune(3))
+        torch.testing.assert_close(chain, once)
+        assert not torch.allclose(step, once, rtol=1e-3)
+
+
+def test_a_curriculum_moves_with_the_batches(model, pool):
+    given = islice(batches(model, pool, 3, seed=0, start=2), 3)
+    updates = list(finetune(model, reward, given, Curriculum(2, sweep=4), _sgd(model)))
+    assert [(u.batch, u.step) for u in updates] == [(2, 3), (2, 4), (3, 4), (3, 5), (4, 6), (4, 7)]
+
+
+class TestTuning:
+    """What some runs want besides."""
+
+    def moved(self, model, given, method, tuning, lr=0.1):
+        before = torch.nn.utils.parameters_to_vector(model.denoiser.parameters()).clone()
+        optimizer = _sgd(model, lr)
+        updates = list(finetune(model, reward, given, method, optimizer, 1e9, tuning=tuning))
+        after = torch.nn.utils.parameters_to_vector(model.denoiser.parameters())
+        return updates, (after - before).detach()
+
+    def test_accumulated_gradients_are_their_mean(self, model, pool):
+        given = list(islice(batches(model, pool, 4, seed=0), 5))
+        plan = DRaFT(3).plan(STEPS, rng())
+        slopes = [reward_gradient(model, reward, b.x_T, b.prompts, plan) for b in given[:2]]
+        updates, moved = self.moved(model, given[:2], DRaFT(3), Tuning(accumulate=2))
+        assert [u.batch for u in updates] == [1]
+        torch.testing.assert_close(moved, 0.1 * torch.stack(slopes).mean(0), rtol=1e-4, atol=1e-6)
+        for method in (DRaFT(3), EasyTune(4, updates="sum")):
+            updates, _ = self.moved(model, given, method, Tuning(accumulate=2))
+            assert [u.batch for u in updates] == [1, 3], "a rest makes no update"
+        updates, _ = self.moved(model, given[:2], EasyTune(3), Tuning(accumulate=2))
+        assert [(u.batch, u.step, u.last) for u in updates] == [
+            (0, 6, False), (1, 5, False), (1, 7, True),
+        ]  # fmt: skip
+
+    def test_the_rate_rises_and_falls_over_the_updates_that_are_made(self, model, pool):
+        optimizer = _sgd(model, 2.0)
+        tuning = Tuning(scheduler=warmup_cosine(optimizer, updates=9, warmup=4))
+        given = islice(batches(model, pool, 2, seed=0), 3)
+        rates = [optimizer.param_groups[0]["lr"]]
+        for _ in finetune(model, reward, given, EasyTune(3), optimizer, tuning=tuning):
+            rates.append(optimizer.param_groups[0]["lr"])
+        half = 1 + 5**0.5  # cos 36 degrees is (1 + sqrt 5) / 4, cos 72 degrees a half less
+        assert rates[:5] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
+        assert rates[5:] == pytest.approx(
+            [1 + half / 4, half / 4 + 0.5, 1.5 - half / 4, 1 - half / 4, 0.0]
+        )
+        with pytest.raises(ValueError, match="a warm-up of 9 does not fit into 9 updates"):
+            warmup_cosine(optimizer, 9, 9)
+
+    def test_the_average_is_taken_after_every_update(self, model, pool):
+        average = AveragedModel(model.denoiser, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+        optimizer, want = _sgd(model, 0.1), None
+        given = islice(batches(model, pool, 2, seed=0), 2)
+        for _ in finetune(
+            model, reward, given, EasyTune(3), optimizer, tuning=Tuning(1, None, average)
+        ):
+            now = torch.nn.utils.parameters_to_vector(model.denoiser.parameters()).detach()
+            want = now.clone() if want is None else 0.9 * want + 0.1 * now
+        got = torch.nn.utils.parameters_to_vector(average.module.parameters())
+        torch.testing.assert_close(got, want)
+        assert average.n_averaged == 6 and not torch.allclose(got, now)
+
+    @pytest.mark.parametrize("method", [DRaFT(3), EasyTune(3, updates="chain")], ids=str)
+    def test_a_pretraining_loss_joins_every_update(self, model, pool, method):
+        weights = list(model.denoiser.parameters())
+        given = list(islice(batches(model, pool, 4, seed=0), 1))
+        slope = torch.cat([(2 * w).flatten() for w in weights]).detach()
+        count = len(method.plan(STEPS, rng()).rewarded)
+
+        def decay(rng):
+            assert rng is given[0].rng
+            return sum((w**2).sum() for w in model.denoiser.parameters())
+
+        still, _ = self.moved(model, given, method, Tuning(pretraining=decay), lr=0.0)
+        _, plain = self.moved(model, given, method, Tuning(), lr=1e-4)
+        torch.nn.utils.vector_to_parameters(slope / 2, weights)
+        _, joined = self.moved(model, given, method, Tuning(pretraining=decay), lr=1e-4)
+        torch.testing.assert_close(joined - plain, -1e-4 * count * slope, rtol=2e-3, atol=1e-6)
+        assert len(still) == count
 
 
 def test_batches_are_the_same_for_all_methods_and_from_any_start(model, pool):

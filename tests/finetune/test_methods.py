@@ -1,7 +1,9 @@
 """What is recorded and rewarded, and what gradient that makes: the identities of the design."""
 
+import weakref
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,14 +12,26 @@ from toy import STEPS, reward, rng, text, toy
 from easytune_lib.analysis.gradients import reward_gradient, step_gradients
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout
-from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL
+from easytune_lib.finetune.methods import (
+    AlignProp,
+    Curriculum,
+    DRaFT,
+    DRaFTLV,
+    DRTune,
+    EasyTune,
+    ReFL,
+    recorded,
+)
 from easytune_lib.protocols import Denoiser, FineTuneMethod, Prompts
 
 METHODS = [
     DRaFT(1), DRaFT(3), DRaFT(STEPS), EasyTune(1), EasyTune(4), EasyTune(STEPS),
     EasyTune(3, "strided"), EasyTune(2, "random"), ReFL(1), ReFL(4), AlignProp(),
     AlignProp(0.01), DRTune(4, 3), DRTune(STEPS, 1), DRTune(1, STEPS), DRaFT(), EasyTune(),
-    EasyTune(steps="strided"), EasyTune(steps="random"),
+    EasyTune(steps="strided"), EasyTune(steps="random"), EasyTune(reads="x_t", switch=3),
+    EasyTune(4, weights="early", updates="chain"), EasyTune(3, "random", updates="sum"),
+    Curriculum(3, 2), DRaFT(3, checkpoint=True), DRaFTLV(3), AlignProp(cut="uniform"),
+    AlignProp(cut="normal", checkpoint=True), DRTune(4, 3, replay=True), ReFL(3, target=0.5),
 ]  # fmt: skip
 
 
@@ -38,6 +52,21 @@ def test_every_draw_is_a_valid_plan(method):
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_a_method_is_its_own_record(method):
     assert type(method)(**asdict(method)) == method
+
+
+def test_a_record_leaves_out_the_options_that_are_off():
+    """As the first records were written, whose ids must not change."""
+    assert recorded(EasyTune(10, "strided")) == {"EasyTune": {"k": 10, "steps": "strided"}}
+    assert recorded(EasyTune()) == {"EasyTune": {"k": None, "steps": "last"}}
+    assert recorded(DRaFT(50)) == {"DRaFT": {"k": 50}}
+    assert recorded(AlignProp()) == {"AlignProp": {"p": 0.5}}
+    assert recorded(DRTune()) == {"DRTune": {"k": 10, "window": 5}}
+    assert recorded(ReFL()) == {"ReFL": {"window": 10}}
+    chain = EasyTune(2, updates="chain", reads="x_t")
+    assert recorded(chain)["EasyTune"] == {
+        "k": 2, "steps": "last", "reads": "x_t", "updates": "chain",
+    }  # fmt: skip
+    assert len({str(recorded(method)) for method in METHODS}) == len(METHODS)
 
 
 def test_which_steps_each_method_takes():
@@ -73,6 +102,35 @@ def test_random_choices_cover_their_window():
     assert rewarded(EasyTune(1, "random")) == set(range(8))
 
 
+def test_truncation_at_random_records_an_end_of_random_length():
+    cuts = {"uniform": [], "normal": []}
+    for cut, found in cuts.items():
+        for seed in range(300):
+            plan = AlignProp(cut=cut).plan(50, rng(seed))
+            assert plan.recorded == set(range(min(plan.recorded), 50)) and plan.rewarded == {49}
+            found.append(min(plan.recorded))
+    uniform, normal = (torch.tensor(found).double() for found in cuts.values())
+    assert uniform.min() == 0 and uniform.max() == 49 and abs(uniform.mean() - 24.5) < 3
+    assert abs(normal.mean() - 41.5) < 1 and abs(normal.std() - 4.8) < 0.8
+
+
+def test_a_curriculum_moves_from_noise_to_clean_and_stays():
+    method = Curriculum(10, sweep=20)
+    plans = [method.plan(50, rng(), batch) for batch in range(30)]
+    assert plans[0].rewarded == set(range(10)) and plans[0].detach_state
+    assert plans[10].rewarded == set(range(20, 30))
+    assert all(plan == EasyTune(10).plan(50, rng()) for plan in plans[20:])
+    starts = [min(plan.rewarded) for plan in plans]
+    assert starts == sorted(starts) and all(plan.recorded == plan.rewarded for plan in plans)
+
+
+def test_step_weights_have_mean_one_and_a_direction():
+    early, late = (EasyTune(weights=w).plan(8, rng()) for w in ("early", "late"))
+    assert early.weights == late.weights[::-1] and sum(early.weights) == pytest.approx(8)
+    assert list(late.weights) == sorted(late.weights) and late.weights[0] > 0
+    assert [EasyTune().plan(8, rng()).weight_at(i) for i in range(8)] == [1.0] * 8
+
+
 def test_drtune_records_an_arithmetic_progression():
     """T = 50, k = 10 leaves one start; T = 10, k = 3 leaves steps of 3 and two starts."""
     assert DRTune(10, 5).plan(50, rng()).recorded == set(range(0, 50, 5))
@@ -81,7 +139,7 @@ def test_drtune_records_an_arithmetic_progression():
 
 
 @pytest.mark.parametrize(
-    "method", [DRaFT(9), EasyTune(0), EasyTune(9, "strided"), ReFL(9), DRTune(0)]
+    "method", [DRaFT(9), EasyTune(0), EasyTune(9, "strided"), ReFL(9), DRTune(0), Curriculum(9)]
 )
 def test_impossible_windows_are_refused(method):
     with pytest.raises(ValueError, match="1 to n_steps=8"):
@@ -177,6 +235,139 @@ def test_drtune_weighs_each_share_by_the_update_rule_alone(world):
         noise = model.noise_estimate(step.x_t.detach(), step.now, prompts)
         direct = torch.autograd.grad(noise, weights, coefficient * pull)
         torch.testing.assert_close(shares[step.index], torch.cat([g.flatten() for g in direct]))
+
+
+def test_step_weights_weigh_each_share(world):
+    model, x_T, prompts = world
+    plain, early = (
+        step_gradients(model, reward, x_T, prompts, EasyTune(weights=w).plan(STEPS, rng()))
+        for w in ("uniform", "early")
+    )
+    weights = EasyTune(weights="early").plan(STEPS, rng()).weights
+    torch.testing.assert_close(early, plain * torch.tensor(weights)[:, None])
+
+
+def test_a_motion_above_the_target_pulls_no_further(world):
+    """As the original's relu(target - reward), here with a target between the four scores."""
+    model, x_T, prompts = world
+    plan = ReFL(1).plan(STEPS, rng())
+    *_, step = rollout(model, x_T, prompts, plan)
+    scores = reward(model.decode(step.x0_hat, prompts), prompts)
+    target = scores.detach().median().item() + 1e-6
+    weights = list(model.denoiser.parameters())
+    grads = torch.autograd.grad(-torch.relu(target - scores).mean(), weights)
+    want = torch.cat([g.flatten() for g in grads])
+    plan = ReFL(1, target=target).plan(STEPS, rng())
+    got = reward_gradient(model, reward, x_T, prompts, plan)
+    torch.testing.assert_close(got, want)
+    assert not torch.allclose(
+        got, reward_gradient(model, reward, x_T, prompts, ReFL(1).plan(STEPS, rng()))
+    )
+    plan = ReFL(1, target=scores.min().item()).plan(STEPS, rng())
+    assert reward_gradient(model, reward, x_T, prompts, plan).norm() < got.norm()
+
+
+def test_draft_lv_is_the_mean_of_the_last_step_s_gradient_over_noises(world):
+    model, x_T, prompts = world
+    plan = DRaFTLV(3).plan(STEPS, rng())
+    first = reward_gradient(model, reward, x_T, prompts, DRaFT(1).plan(STEPS, rng()))
+    *_, end = rollout(model, x_T, prompts, DRaFT(1).plan(STEPS, rng()))
+    now, noises = model.times[-1][0], rng(5)
+    alpha, sigma = model.schedule.scales(now)
+    total = first
+    for _ in range(2):
+        noise = torch.randn(x_T.shape, generator=noises, dtype=x_T.dtype)
+        x_t = alpha * end.x0_hat.detach() + sigma * noise
+        x0_hat = (x_t - sigma * model.noise_estimate(x_t, now, prompts)) / alpha
+        mean = reward(model.decode(x0_hat, prompts), prompts).mean()
+        grads = torch.autograd.grad(mean, list(model.denoiser.parameters()))
+        total = total + torch.cat([g.flatten() for g in grads])
+    got = reward_gradient(model, reward, x_T, prompts, plan, rng(5))
+    torch.testing.assert_close(got, total / 3)
+    shares = step_gradients(model, reward, x_T, prompts, plan, rng(5))
+    torch.testing.assert_close(shares[-1], got)
+    assert not shares[:-1].any()
+    with pytest.raises(ValueError, match="2 fresh noises are to be drawn: pass rng"):
+        reward_gradient(model, reward, x_T, prompts, plan)
+
+
+EXACT = [
+    (DRaFT(STEPS), DRaFT(STEPS, checkpoint=True)),
+    (DRTune(4, 3), DRTune(4, 3, replay=True)),
+    (DRTune(STEPS, 1), DRTune(STEPS, 1, replay=True)),
+    (AlignProp(), AlignProp(checkpoint=True)),
+]
+
+
+@pytest.mark.parametrize("plain, thrifty", EXACT, ids=str)
+def test_what_is_computed_again_gives_the_same_gradient(world, plain, thrifty):
+    model, x_T, prompts = world
+    got, want = (
+        reward_gradient(model, reward, x_T, prompts, method.plan(STEPS, rng(3)))
+        for method in (thrifty, plain)
+    )
+    assert want.any() and torch.equal(got, want)
+    shares = step_gradients(model, reward, x_T, prompts, thrifty.plan(STEPS, rng(3)))
+    torch.testing.assert_close(shares.sum(0), want)
+
+
+def test_steps_are_computed_again_with_the_same_dropout(world):
+    """Else the gradient would be that of another network."""
+    model, x_T, prompts = world
+    noisy = torch.nn.Sequential(model.denoiser.write, torch.nn.Dropout(0.5))
+    model.denoiser.write = noisy
+
+    def gradient(method):
+        torch.manual_seed(0)
+        return reward_gradient(model, reward, x_T, prompts, method.plan(STEPS, rng()))
+
+    with torch.random.fork_rng():
+        noisy.train()
+        plain, again = gradient(DRaFT(4)), gradient(DRaFT(4, checkpoint=True))
+        noisy.eval()
+        assert torch.equal(plain, again) and not torch.equal(plain, gradient(DRaFT(4)))
+
+
+class Memory(torch.autograd.Function):
+    """The identity, which keeps one array for backward; ``living`` counts those that are kept."""
+
+    living = peak = 0
+
+    @staticmethod
+    def forward(ctx, x):
+        array = np.zeros(1)
+        Memory.living += 1
+        weakref.finalize(array, Memory.forget)
+        ctx.save_for_backward(torch.from_numpy(array))
+        return x.clone()
+
+    @staticmethod
+    def forget():
+        Memory.living -= 1
+
+    @staticmethod
+    def backward(ctx, grad):
+        kept = ctx.saved_tensors
+        Memory.peak = max(Memory.peak, Memory.living)
+        del kept
+        return grad
+
+
+@pytest.mark.parametrize(
+    "method, calls",
+    [
+        (DRaFT(STEPS), STEPS), (DRaFT(STEPS, checkpoint=True), 1),
+        (DRTune(4, 1), 4), (DRTune(4, 1, replay=True), 1),
+        (AlignProp(1.0), STEPS), (AlignProp(1.0, checkpoint=True), 1), (EasyTune(), 1),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_how_many_calls_of_the_network_are_held_at_once(world, method, calls):
+    model, x_T, prompts = world
+    model.denoiser.write.register_forward_hook(lambda module, args, out: Memory.apply(out))
+    Memory.living = Memory.peak = 0
+    reward_gradient(model, reward, x_T, prompts, method.plan(STEPS, rng()))
+    assert (Memory.peak, Memory.living) == (calls, 0)
 
 
 class Linear(Denoiser):
