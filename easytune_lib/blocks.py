@@ -1,7 +1,7 @@
 """Transformer blocks shared by the diffusion models and the reward."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -137,6 +137,20 @@ class SkipTransformer(nn.Module):
         for block, merge in zip(self.output_blocks, self.linear_blocks, strict=True):
             x = block(merge(torch.cat([x, skips.pop()], dim=-1)), **options)
         return self.norm(x)
+
+
+class Layers(nn.Module):
+    """A plain stack of PyTorch's own transformer layers."""
+
+    def __init__(self, layers: Iterable[nn.Module]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Float[Tensor, "batch tokens dim"], **options: Tensor | None) -> Tensor:
+        """As the layers."""
+        for layer in self.layers:
+            x = layer(x, **options)
+        return x
 
 
 class LearnedPositions(nn.Module):

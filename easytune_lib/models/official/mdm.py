@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from easytune_lib.blocks import Layers
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.sampler import DDIM
 from easytune_lib.diffusion.schedule import NoiseSchedule
@@ -213,20 +214,6 @@ class OfficialMDM(Denoiser):
             self, NoiseSchedule.cosine(self.diffusion_steps), self.decode, self.state_shape,
             zeros, n_steps, guidance, how,
         )  # fmt: skip
-
-
-class Layers(nn.Module):
-    """A plain stack of PyTorch's own transformer layers."""
-
-    def __init__(self, layers: Any):
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-
-    def forward(self, x: Float[Tensor, "batch tokens dim"], **options: Tensor | None) -> Tensor:
-        """As the layers."""
-        for layer in self.layers:
-            x = layer(x, **options)
-        return x
 
 
 def _positions(places: Int[Tensor, " places"], dim: int) -> Float[Tensor, "places dim"]:
