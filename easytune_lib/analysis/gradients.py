@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from easytune_lib.diffusion.guidance import SelfGuided
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import Step, gain, rollout, score
 from easytune_lib.plan import GradientPlan
@@ -40,15 +42,14 @@ class GradientBias:
     chain: Float[Tensor, " steps"]
 
     @property
-    def starvation(self) -> float:
-        """How much less of the chain's gradient comes from the first half than of EasyTune's.
+    def early(self) -> tuple[float, float]:
+        """How much of the summed norms the first half of the steps has: the chain's, EasyTune's.
 
-        The ratio of the two parts of the summed norms: below 1, the recursion starves early
-        steps; above 1, it feeds them.
+        1/2 is even; if the recursion starved early steps, the chain's would be far below.
         """
         half = len(self.chain) // 2
-        parts = [norms[:half].sum() / norms.sum() for norms in (self.chain, self.easytune)]
-        return float(parts[0] / parts[1])
+        chain, easytune = (float(n[:half].sum() / n.sum()) for n in (self.chain, self.easytune))
+        return chain, easytune
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,17 @@ class JacobianNorms:
         )
 
 
+class _Guided(nn.Module):
+    """A network's ``guided`` as the call of a module."""
+
+    def __init__(self, network: SelfGuided):
+        super().__init__()
+        self.network = network
+
+    def forward(self, *args: Any) -> Tensor:
+        return self.network.guided(*args)
+
+
 class _OwnWeights(Denoiser):
     """One network, each call with leaves of its own, so that gradients of steps do not mix.
 
@@ -91,15 +103,20 @@ class _OwnWeights(Denoiser):
         self.network, self.prediction, self.receive = network, network.prediction, receive
         self.leaves: list[Tensor] = []
         self.calls = 0
+        if isinstance(network, SelfGuided):  # then this is what is called, in place of forward
+            self.guided = partial(self._call, _Guided(network), "network.")
 
     def forward(self, x_t: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+        return self._call(self.network, "", x_t, t, prompts)
+
+    def _call(self, network: nn.Module, prefix: str, *args: Any) -> Tensor:
         own = {n: p.detach().requires_grad_() for n, p in _tuned(self.network).items()}
         if torch.is_grad_enabled():
             for name, leaf in own.items():
                 leaf.register_post_accumulate_grad_hook(partial(self._pass_on, self.calls, name))
             self.leaves += own.values()
         self.calls += 1
-        return functional_call(self.network, own, (x_t, t, prompts))
+        return functional_call(network, {prefix + n: leaf for n, leaf in own.items()}, args)
 
     def _pass_on(self, call: int, name: str, leaf: Tensor) -> None:
         assert leaf.grad is not None

@@ -126,4 +126,4 @@ def test_easytune_leaves_something_out_on_the_real_model(world):
     model, reward, x_T, prompts = world
     bias = gradient_bias(model, reward, x_T, prompts)
     assert bias.delta > 0.1 and -1 <= bias.cosine < 0.999
-    assert len(bias.chain) == STEPS and bias.starvation > 0
+    assert len(bias.chain) == STEPS and all(0 < part < 1 for part in bias.early)

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toy import FEATURES, STEPS, reward, rng, toy
+from toy import FEATURES, STEPS, ToyNet, reward, rng, toy
 
 from easytune_lib.analysis.gradients import (
     GradientBias,
@@ -76,10 +76,27 @@ def test_the_bias_is_the_distance_of_the_two_gradients(world, eta):
     assert bias.delta == pytest.approx(square**0.5), "the cosine rule"
 
 
-def test_starvation_compares_the_first_half_s_part():
+def test_how_much_comes_from_the_first_half():
     even, late = torch.ones(4), torch.tensor([0.0, 1.0, 3.0, 4.0])
-    assert GradientBias(1.0, 1.0, 0.0, even, late).starvation == 0.25
-    assert GradientBias(1.0, 1.0, 0.0, late, even).starvation == 4.0
+    assert GradientBias(1.0, 1.0, 0.0, easytune=even, chain=late).early == (0.125, 0.5)
+
+
+class Told(ToyNet):
+    """A network that is told the scale of guidance, and reads the state once."""
+
+    def guided(self, x_t, t, prompts, scale):
+        return scale * self(x_t, t, prompts)
+
+
+def test_shares_of_a_network_that_guides_itself(world):
+    model, x_T, prompts = world
+    told = Told(model.denoiser.prediction).double()
+    told.load_state_dict(model.denoiser.state_dict())
+    model = replace(model, denoiser=told)
+    plan = DRaFT(3).plan(STEPS, rng())
+    shares = step_gradients(model, reward, x_T, prompts, plan)
+    torch.testing.assert_close(shares.sum(0), reward_gradient(model, reward, x_T, prompts, plan))
+    assert shares[-3:].any() and not shares[:-3].any()
 
 
 def test_norms_of_a_step_that_is_taken_twice_are_refused(world):
