@@ -83,6 +83,37 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train)
 
+    checkpoint = commands.add_parser("checkpoint", help="look into a downloaded model file")
+    checkpoint_commands = checkpoint.add_subparsers(required=True, metavar="COMMAND")
+    inspect = checkpoint_commands.add_parser(
+        "inspect", help="name model, version and sizes; say what is inside and what is missing"
+    )
+    convert = checkpoint_commands.add_parser(
+        "convert", help="write it as safetensors, with what is known of it in a JSON file"
+    )
+    for each in (inspect, convert):
+        each.add_argument("file", type=Path, help="as it was downloaded")
+        each.add_argument(
+            "--trust", action="store_true", help="run the code in it, if you know who wrote it"
+        )
+    inspect.set_defaults(run=_inspect)
+    convert.add_argument("out", type=Path, help="a name that ends in .safetensors")
+    convert.add_argument(
+        "--stats", type=Path, metavar="FOLDER",
+        help="of Mean.npy and Std.npy; default: where the file is",
+    )  # fmt: skip
+    convert.add_argument(
+        "--average", action="store_true", default=None, help="take the averaged weights of an MDM"
+    )
+    convert.add_argument(
+        "--heads", type=_positive, help="of attention; default: as many as were published"
+    )
+    convert.set_defaults(run=_convert)
+
+    bench = commands.add_parser("bench", help="measure what fine-tuning costs, and write a record")
+    bench.add_argument("--quick", action="store_true", help="see that it works; writes to outputs")
+    bench.set_defaults(run=_bench)
+
     doctor = commands.add_parser("doctor", help="what is installed, what is missing and its cost")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -122,6 +153,36 @@ def _check(options: argparse.Namespace) -> int:
     summary = summarise(options.path)
     print(summary)
     return int(any(problem.kind not in NOTES for problem in summary.problems))
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from easytune_lib.models.official.open import inspect_checkpoint
+
+    contents = inspect_checkpoint(options.file, options.trust)
+    print(contents)
+    return int(bool(contents.missing))
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from easytune_lib.models.official.open import convert_checkpoint
+    from easytune_lib.motion.humanml3d import read_statistics
+
+    stats = None if options.stats is None else read_statistics(options.stats)
+    rest = {} if options.heads is None else {"heads": options.heads}
+    print(
+        convert_checkpoint(options.file, options.out, stats, options.trust, options.average, **rest)
+    )
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from easytune_lib.batch.bench import QUICK, Size, bench, table
+    from easytune_lib.batch.runner import ROOT
+
+    record = bench(QUICK if options.quick else Size(), say=lambda line: print(line, flush=True))
+    print(table(record))
+    print(f"Record: {record.save(ROOT / ('outputs' if options.quick else 'runs'))}")
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -225,15 +225,17 @@ class T2MEvaluator(Judge):
         *,
         feat_bias: float,
         words: TaggedWords | None = None,
+        trust: bool = False,
         **sizes: int,
     ) -> "T2MEvaluator":
         """The published weights (``text_mot_match/model/finest.tar``), in eval mode.
 
         Args:
-            path: The file.
+            path: The file, or a checkpoint of MLD or MotionLCM, which hold an evaluator too.
             stats: Mean and standard deviation that ``feat_bias`` speaks of.
             feat_bias: 25 or 1, see the class.
             words: What reads captions.
+            trust: Run the code in a pickle, see :func:`easytune_lib.checkpoints.read_checkpoint`.
             sizes: Other arguments of the class.
 
         Raises:
@@ -242,7 +244,7 @@ class T2MEvaluator(Judge):
         judge = cls(
             stats.mean.tolist(), stats.std.tolist(), feat_bias=feat_bias, words=words, **sizes
         )
-        fit(judge, read_checkpoint(path), path)
+        fit(judge, _inside(read_checkpoint(path, trust)), path)
         return judge.eval()
 
     def embed_motion(
@@ -301,6 +303,21 @@ class T2MEvaluator(Judge):
             pos = torch.full(vectors.shape[:2], OTHER, device=vectors.device)
         kinds = nn.functional.one_hot(pos, len(POS)).to(vectors.dtype)
         return self.text_encoder(vectors, kinds, lengths)
+
+
+def _inside(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An evaluator's weights by their own names, where a generator's file holds them."""
+    names = {
+        "t2m_textencoder": "text_encoder",
+        "t2m_moveencoder": "movement_encoder",
+        "t2m_motionencoder": "motion_encoder",
+    }
+    found = {}
+    for name, tensor in tensors.items():
+        start, _, rest = name.partition(".")
+        if start in names:
+            found[f"{names[start]}.{rest}"] = tensor
+    return found or tensors
 
 
 class MovementEncoder(nn.Module):

@@ -102,6 +102,19 @@ class TestLayout:
             found = judge.embed_motion(io["motions"], io["m_lens"])[io["align_idx"]]
         torch.testing.assert_close(found, io["motion_embedding_official_order"], **CLOSE)
 
+    def test_one_inside_a_generator_is_found(self, tmp_path):
+        judge, names = tiny(), {"movement_encoder": "t2m_moveencoder"}
+        names |= {"motion_encoder": "t2m_motionencoder", "text_encoder": "t2m_textencoder"}
+        inside = {"vae.weight": torch.ones(2)}
+        for name, tensor in judge.state_dict().items():
+            start, rest = name.split(".", 1)
+            inside[f"{names[start]}.{rest}"] = tensor
+        torch.save({"state_dict": inside}, tmp_path / "mld.ckpt")
+        stats = FeatureStats(torch.zeros(263), torch.ones(263))
+        found = T2MEvaluator.official(tmp_path / "mld.ckpt", stats, feat_bias=1.0, **TINY)
+        for name, tensor in judge.state_dict().items():
+            assert torch.equal(found.state_dict()[name], tensor)
+
     def test_files_that_do_not_fit_say_why(self, tmp_path):
         content = {k: v.clone() for k, v in tiny().state_dict().items()}
         save_file(content, tmp_path / "x.safetensors")
