@@ -19,6 +19,7 @@ from easytune_lib.comparison import Progress, resume_state, save_state
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout, sample
 from easytune_lib.finetune.loop import Anchor, batches, finetune
+from easytune_lib.finetune.methods import recorded
 from easytune_lib.metrics.report import embed_motions
 from easytune_lib.plan import GradientPlan
 from easytune_lib.protocols import FineTuneMethod
@@ -47,7 +48,7 @@ class Course:
     @property
     def parameters(self) -> dict[str, Any]:
         """As recorded."""
-        return asdict(self) | {"method": {type(self.method).__name__: vars(self.method)}}
+        return asdict(self) | {"method": recorded(self.method)}
 
     @property
     def record_id(self) -> str:

@@ -12,7 +12,7 @@ FLOORS = {
     1: ("motion", "diffusion", "text", "blocks", "training"),
     2: ("models", "rewards", "metrics"),
     3: ("finetune", "analysis"),
-    4: ("viz", "recipes", "workbench", "comparison", "refinement", "hacking", "study"),
+    4: ("viz", "recipes", "workbench", "comparison", "claims", "refinement", "hacking", "study"),
     5: ("batch", "__main__"),
 }
 FLOOR = {part: floor for floor, parts in FLOORS.items() for part in parts}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from easytune_lib.batch.notebook import read_notebook
+from easytune_lib.claims import longest
 from easytune_lib.records import RunRecord
 
 ROOT = Path(__file__).parents[2]
@@ -24,9 +25,11 @@ FIGURES = {  # a notebook's main figure
     "04_step_finetuning": "full/methods_mld_early",
     "05_backbones": "full/backbone_cost",
     "06_motion_visualization": "full/before_after",
+    "07_does_it_hold": "does_it_hold",
     "08_own_reward": "own_reward",
     "09_reward_hacking": "full/reward_hacking_mld_early",
     "10_preference_study": "preference_study",
+    "11_which_reward": "full/which_reward_mld_early",
 }
 NETWORKS = {
     "mdm": "MDM-like denoiser in feature space",
@@ -55,29 +58,11 @@ def fill(text: str, root: Path = ROOT) -> str:
     return text
 
 
-def full_record(root: Path, name: str, **wanted: Any) -> RunRecord:
-    """The record of the longest run of ``name`` whose parameters have the ``wanted`` values.
-
-    Raises:
-        ValueError: There is none.
-    """
-    found = [
-        record
-        for path in sorted((root / "runs").glob(f"{name}-*"))
-        if (record := RunRecord.load(path)).name == name
-        and all(record.parameters.get(key) == value for key, value in wanted.items())
-    ]
-    if not found:
-        raise ValueError(
-            f"runs/ has no record {name!r} with {wanted}: run the notebook that makes it"
-        )
-    size = {"step_finetuning": "seconds", "reward_training_spl": "refine"}.get(name)
-    return max(found, key=lambda record: record.parameters.get(size, 0) if size else 0)
-
-
 def methods(root: Path) -> str:
     """Gain in R@1 and FID of each method on each base, real motion and VAE on top."""
-    records = {base: full_record(root, "step_finetuning", base=base) for base in BASES}
+    records = {
+        base: longest(root / "runs", "step_finetuning", "seconds", base=base) for base in BASES
+    }
     rows = {base: _summary(record) for base, record in records.items()}
     head = ["method", *(f"{title} | FID" for title in BASES.values())]
     lines = [_line(head), "|---|" + "---|---|" * len(BASES)]
@@ -113,7 +98,7 @@ def methods(root: Path) -> str:
 
 def refinement(root: Path) -> str:
     """R@1 before and after each way of going on, by set and direction, beside the paper."""
-    record = full_record(root, "reward_training_spl", data="bnr+cmu")
+    record = longest(root / "runs", "reward_training_spl", "refine", data="bnr+cmu")
     rows = [row for row in record.tables["recall"] if row["k"] == 1]
     views = list(dict.fromkeys((row["set"], row["direction"]) for row in rows))
     words = {"t2m": "text to motion", "m2t": "motion to text"}

@@ -461,6 +461,42 @@ def plot_reward_parts(record: RunRecord, width: float = PAGE) -> Figure:
     return fig
 
 
+@styled()
+def plot_claims(record: RunRecord, width: float = PAGE) -> Figure:
+    """Which of the paper's claims of better alignment hold here, against whom, and where?
+
+    One panel a base; a row is a method and its rival, the bar a 95 % interval over seeds. Right of
+    the line the method is better. A claim that holds is green, one that does not is red.
+
+    Reads:
+        ``tables["claims"]``: rows with ``claim``, ``regime`` (it begins with the base), ``ours``,
+        ``low``, ``high``, ``unit`` and ``verdict``; those in "%" with an interval are drawn.
+
+    Raises:
+        ValueError: The table, or a column in it, is missing.
+    """
+    columns = ("claim", "regime", "ours", "low", "high", "unit", "verdict")
+    rows = [row for row in table_of(record, "claims", columns) if row["low"] is not None]
+    rows = [row for row in rows if row["unit"] == "%"]
+    hues = {"holds": "green", "does not hold here": "vermillion", "not shown here": "black"}
+    bases = list(dict.fromkeys(row["regime"].split(",")[0] for row in rows))
+    names = list(dict.fromkeys(row["claim"].split(" (MM")[0] for row in rows))[::-1]
+    fig, axes = panels(width, len(bases), height=0.75 + 0.19 * len(names), sharey=True)
+    for ax, base in zip(axes, bases, strict=True):
+        ax.axvline(0, color=GREY, lw=0.8, ls="--")
+        for row in (row for row in rows if row["regime"].split(",")[0] == base):
+            y, color = names.index(row["claim"].split(" (MM")[0]), OKABE_ITO[hues[row["verdict"]]]
+            ax.hlines(y, row["low"], row["high"], color=color, lw=1.4)
+            ax.plot(row["ours"], y, "o", color=color, ms=4)
+        ax.set(xlabel="MM-Dist better by (%)", ylim=(-0.6, len(names) - 0.4), title=base)
+        ax.set_yticks(range(len(names)), [n.replace(" aligns better than ", " vs ") for n in names])
+        ax.grid(axis="y", visible=False)
+        ax.grid(axis="x")
+        spec = ax.get_subplotspec()
+        ax.tick_params(axis="y", length=0, labelleft=spec is None or spec.is_first_col())
+    return fig
+
+
 def panels(
     width: float,
     count: int,

@@ -1,8 +1,6 @@
 """No number in README's tables is typed in by hand."""
 
-import pytest
-
-from easytune_lib.batch.readme import BLOCKS, FIGURES, ROOT, fill, full_record
+from easytune_lib.batch.readme import BLOCKS, FIGURES, ROOT, fill
 
 
 def test_tables_are_those_of_the_records():
@@ -27,8 +25,3 @@ def test_figures_and_links_lead_somewhere():
     for name, figure in FIGURES.items():
         assert (ROOT / "notebooks" / f"{name}.ipynb").exists()
         assert (ROOT / "figures" / f"{figure}.png").exists(), figure
-
-
-def test_a_missing_record_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no record 'step_finetuning' with {'base': 'mld'}"):
-        full_record(tmp_path, "step_finetuning", base="mld")

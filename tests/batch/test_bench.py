@@ -1,0 +1,82 @@
+from collections import deque
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from easytune_lib.batch import bench as benches
+from easytune_lib.batch import runner
+from easytune_lib.batch.bench import QUICK, World, bench, plain_loop, product_loop, table
+from easytune_lib.batch.cli import main
+from easytune_lib.finetune.methods import EasyTune
+from easytune_lib.models.official.mld import OfficialMLD
+from easytune_lib.records import RunRecord
+from easytune_lib.rewards.spm_official import OfficialSPM
+
+STATS = [0.0] * 263, [1.0] * 263
+
+
+def small(size) -> World:
+    """The published networks, at three layers of width 8."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        sizes = {"layers": 3, "ff": 16}
+        wide = {"text_dim": 6, "time_dim": 8}
+        mld = OfficialMLD(*STATS, dim=8, heads=2, vae=sizes, denoiser=sizes | wide)
+        spm = OfficialSPM(*STATS, dim=8, heads=2, text_dim=6, **sizes)
+    model = mld.eval().diffusion(benches._captions(1, 6, 6, 0), size.n_steps)
+    text = benches._captions(size.batch_size, 6, 6, 0)
+    return World(model, spm, benches._batch(model, text, size))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(benches, "latent", small)
+    monkeypatch.setattr(benches, "feature", small)
+
+
+def test_the_plain_loop_does_as_the_released_code(tmp_path: Path):
+    world = small(QUICK)
+    with torch.random.fork_rng(devices=[]):
+        rewards = list(plain_loop(world, tmp_path / "log"))
+    assert len(rewards) == QUICK.n_steps
+    assert [float(line) for line in (tmp_path / "log").read_text().split()] == rewards
+    assert world.spm.training and world.model.denoiser.training
+    assert all(p.grad is not None for p in world.spm.motion_encoder.parameters())
+    assert all(p.grad is not None for p in world.spm.text_encoder.parameters())
+    assert all(p.grad is None for p in world.spm.decoder.parameters())
+
+
+def test_the_product_trains_the_denoiser_alone():
+    world = small(QUICK)
+    before = [p.clone() for p in world.model.denoiser.parameters()]
+    deque(product_loop(world, EasyTune(), 1, still=True), 0)
+    assert all(map(torch.equal, before, world.model.denoiser.parameters()))
+    deque(islice(product_loop(world, EasyTune(), 1), 1), 0)
+    assert not any(map(torch.equal, before, world.model.denoiser.parameters()))
+    assert all(p.grad is None for p in world.spm.parameters())
+
+
+def test_a_run_says_ratios_and_is_recorded(quick, monkeypatch, tmp_path: Path, capsys):
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    with torch.random.fork_rng(devices=[]):
+        assert main(["bench", "--quick"]) == 0
+    (path,) = (tmp_path / "outputs").iterdir()
+    record = RunRecord.load(path)
+    assert table(record) in capsys.readouterr().out
+    metrics = record.metrics
+    assert 0 < metrics["memory_of_plain_loop"] < 1
+    for space in ("latent", "feature"):
+        assert metrics[f"{space}_easytune_of_draft"] < metrics[f"{space}_easytune_plain_of_draft"]
+        assert metrics[f"{space}_easytune_spread_over_steps"] < 0.02
+        assert abs(metrics[f"{space}_worst_error_of_foretold_memory"]) < 0.05
+    took = {row["way"]: row for row in record.machine["updates"]}
+    assert took["plain loop"]["gain"] == 1 and took["exact tricks"]["gain"] > 0
+    assert record.machine["bf16_instructions"] == benches.has_bf16()
+
+
+def test_memory_repeats_exactly(quick):
+    with torch.random.fork_rng(devices=[]):
+        first, second = (bench(QUICK, say=lambda _: None) for _ in range(2))
+    assert first.tables == second.tables and first.metrics == second.metrics

@@ -1,0 +1,121 @@
+"""Claims are held against records by rules that are written down."""
+
+from pathlib import Path
+
+import pytest
+
+from easytune_lib.claims import (
+    alignment_claims,
+    all_claims,
+    gradient_claims,
+    longest,
+    memory_claims,
+    noise_claims,
+    refinement_claims,
+    rows_of,
+    verdict,
+)
+from easytune_lib.records import RunRecord
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.1, 2.0, "holds"), (-2.0, -0.1, "does not hold here"), (-1.0, 1.0, "not shown here"),
+        (0.0, 1.0, "not shown here"), (None, None, "not shown here"),
+    ],
+)  # fmt: skip
+def test_an_interval_must_exclude_zero(low, high, said):
+    assert verdict(low, high) == said
+
+
+def compared(values):
+    rows = [
+        {"method": method, "seed": seed, "mm_dist": value}
+        for method, found in values.items()
+        for seed, value in enumerate(found)
+    ]
+    parameters = {"base": "mld", "seconds": 45.0}
+    return RunRecord("step_finetuning", parameters, tables={"methods": rows})
+
+
+def test_alignment_is_paired_by_seed_and_in_percent_of_the_rival():
+    """A seed that is hard for both does not blur the difference: 10 % each time."""
+    record = compared({"EasyTune": [0.9, 1.8, 0.45], "DRaFT-50": [1.0, 2.0, 0.5], "base": [3.0]})
+    (claim,) = alignment_claims(record, ("DRaFT-50", "DRaFT-20"))
+    assert claim.ours == pytest.approx(10) and claim.low == pytest.approx(10)
+    assert (claim.verdict, claim.paper, claim.unit) == ("holds", "8.2 %", "%")
+    assert claim.regime == "mld, 45 s, 3 seeds" and claim.record == record.run_id
+    (worse,) = alignment_claims(record, ("EasyTune",), "DRaFT-50")
+    assert worse.verdict == "does not hold here" and worse.paper == ""
+    (one,) = alignment_claims(compared({"EasyTune": [0.9], "ReFL": [1.0]}), ("ReFL",))
+    assert (one.low, one.verdict) == (None, "not shown here")
+
+
+def test_memory_is_a_share_of_the_whole_chain():
+    rows = [
+        {"base": base, "method": method, "steps": steps, "saved_mib": held}
+        for base, held_draft in (("mld", 20.0), ("mdm", 100.0))
+        for method, steps, held in (
+            ("EasyTune", 1, 10.0), ("EasyTune", 50, 10.0), ("DRaFT", 1, 9.0),
+            ("DRaFT", 50, held_draft),
+        )
+    ]  # fmt: skip
+    record = RunRecord("backbones", {"batch_size": 4}, tables={"memory_by_k": rows})
+    latent, features = memory_claims(record)
+    assert (latent.ours, latent.verdict) == (50.0, "does not hold here")
+    assert (features.ours, features.verdict) == (10.0, "holds")
+
+
+def test_steps_starve_if_their_share_is_a_tenth():
+    def claim(shares):
+        record = RunRecord(
+            "gradient_norms", {"base": "mld", "prompts": 8}, series={"share/DRaFT-8": shares}
+        )
+        return gradient_claims(record)[0]
+
+    assert claim([0.01, 0.01, 1, 1, 1, 1, 1, 1]).verdict == "holds"
+    assert claim([0.5, 0.5, 1, 1, 1, 1, 1, 1]).ours == pytest.approx(0.5)
+    assert claim([0.5, 0.5, 1, 1, 1, 1, 1, 1]).verdict == "does not hold here"
+
+
+def test_the_encoder_must_read_more_than_plain_features_do():
+    metrics = {"x_t_at_half": 0.95, "features_at_half": 0.97}
+    record = RunRecord("noise_similarity", {"base": "mld", "prompts": 9}, metrics=metrics)
+    readable, encoder = noise_claims(record)
+    assert readable.verdict == "holds" and encoder.verdict == "does not hold here"
+    assert encoder.ours == pytest.approx(-0.02)
+
+
+def test_refinement_is_held_against_the_start_and_against_plain_training():
+    rows = [
+        {"model": model, "seed": seed, "trained": 9, "set": "s", "direction": way, "k": 1,
+         "recall": 0.5 + gain + 0.1 * seed}
+        for model, gain in (("before", 0.0), ("plain", 0.05), ("SPL", 0.05))
+        for seed in (0, 1, 2) for way in ("t2m", "m2t")
+    ]  # fmt: skip
+    record = RunRecord("reward_training_spl", {}, tables={"recall": rows})
+    start, plain = refinement_claims(record)
+    assert start.ours == pytest.approx(5) and start.verdict == "holds"
+    assert plain.ours == pytest.approx(0) and plain.verdict == "not shown here"
+
+
+def test_the_longest_record_speaks(tmp_path):
+    for seconds in (6.0, 45.0, 20.0):
+        RunRecord("a", {"base": "mld", "seconds": seconds}).save(tmp_path)
+    RunRecord("a", {"base": "mdm", "seconds": 99.0}).save(tmp_path)
+    assert longest(tmp_path, "a", "seconds", base="mld").parameters["seconds"] == 45.0
+    with pytest.raises(ValueError, match="no record 'b' with {'base': 'mld'}: run the notebook"):
+        longest(tmp_path, "b", "seconds", base="mld")
+
+
+def test_the_committed_records_speak_of_every_claim():
+    claims = all_claims(ROOT / "runs")
+    assert {claim.claim.split(" ")[0] for claim in claims} >= {
+        "EasyTune", "Early", "Noised", "It", "SPL",
+    }  # fmt: skip
+    for row in rows_of(claims):
+        assert (ROOT / "runs" / row["record"] / "record.json").exists()
+        assert (ROOT / "figures" / f"{row['figure']}.png").exists(), row["figure"]
