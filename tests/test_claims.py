@@ -72,7 +72,9 @@ def test_memory_is_a_share_of_the_whole_chain():
 def test_steps_starve_if_their_share_is_a_tenth():
     def claim(shares):
         record = RunRecord(
-            "gradient_norms", {"base": "mld", "prompts": 8}, series={"share/DRaFT-8": shares}
+            "gradient_norms",
+            {"base": "mld", "prompts": 8},
+            series={"share/DRaFT-8": [float(share) for share in shares]},
         )
         return gradient_claims(record)[0]
 
