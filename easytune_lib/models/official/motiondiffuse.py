@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -90,6 +91,8 @@ class MotionDiffuse(Denoiser):
             Block(dim, heads, ff, text_dim, full_attention) for _ in range(layers)
         )
         self.out = nn.Linear(dim, len(mean))
+        self._kept: WeakKeyDictionary[TextFeatures, tuple[list, tuple[Tensor, Tensor]]]
+        self._kept = WeakKeyDictionary()
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
 
@@ -128,7 +131,20 @@ class MotionDiffuse(Denoiser):
     def read_text(
         self, text: TextFeatures
     ) -> tuple[Float[Tensor, "batch style"], Float[Tensor, "batch words dim"]]:
-        """What of a caption joins the time, and what is attended to."""
+        """What of a caption joins the time, and what is attended to.
+
+        Where no gradient is recorded it is computed once, until weights change.
+        """
+        if torch.is_grad_enabled():
+            return self._read(text)
+        readers = (self.text_pre_proj, self.textTransEncoder, self.text_ln, self.text_proj)
+        state = [(w.data_ptr(), w._version) for part in readers for w in part.parameters()]
+        kept = self._kept.get(text)
+        if kept is None or kept[0] != state:
+            kept = self._kept[text] = state, self._read(text)
+        return kept[1]
+
+    def _read(self, text: TextFeatures) -> tuple[Tensor, Tensor]:
         width, given = self.text_pre_proj.in_features, text.tokens
         if given.shape[2] != width or given.shape[1] > WORDS:
             raise ValueError(

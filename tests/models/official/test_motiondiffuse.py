@@ -1,5 +1,7 @@
 """MotionDiffuse, against what the published class puts out."""
 
+from copy import deepcopy as copy_of
+
 import pytest
 import torch
 from backbones import (
@@ -108,6 +110,24 @@ def test_schedule_is_the_linear_one():
     beta = 1 - model.schedule.alpha_bar[1:] / model.schedule.alpha_bar[:-1]
     assert [round(float(b), 6) for b in (beta[0], beta[-1])] == [0.00012, 0.02]
     assert (len(model.times), model.times[0], model.guidance) == (1000, (999, 998), 1.0)
+
+
+def test_captions_are_read_once_until_weights_change():
+    network, text, calls = tiny(), made_up(9, [4, 8]).text, []
+    network.text_ln.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        first = network.read_text(text)
+        assert network.read_text(text)[1] is first[1] and len(calls) == 1
+        copy = copy_of(network)
+        copy.text_proj[0].weight.add_(1.0)
+        network.text_proj[0].bias.add_(1.0)
+        torch.testing.assert_close(network.read_text(text)[0], first[0] + 1)
+        assert not torch.allclose(copy.read_text(text)[0], first[0])
+    recorded = network.read_text(text)[0]
+    assert recorded.requires_grad and len(calls) == 4  # a copy has the hook too
+    network.to(torch.float64)
+    with torch.no_grad():
+        assert network.read_text(text)[0].dtype == torch.float64
 
 
 def test_what_does_not_fit_is_refused():
