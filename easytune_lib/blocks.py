@@ -105,11 +105,20 @@ def with_tokens(
     return F.pad(keep, (extra, 0), value=True)
 
 
+def gelu(x: Tensor) -> Tensor:
+    """Plain GELU, under a name of our own.
+
+    PyTorch's layers fuse all they do if they know their activation, and then read their linear
+    layers' weights past any adapter that stands in a layer's place.
+    """
+    return F.gelu(x)
+
+
 class SkipTransformer(nn.Module):
     """Post-norm layers, those of the second half fed also with what the first half put out.
 
-    The layers are PyTorch's own, with its fused attention; keyword arguments go to each of
-    them. Keys are those of the published MLD and SPM.
+    The layers are PyTorch's own; keyword arguments go to each of them. Keys are those of the
+    published MLD and SPM.
 
     Source: MLD (Chen et al., 2023), after U-ViT.
     """

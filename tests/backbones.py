@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import pytest
 import torch
 from official import manifest
 from torch import Tensor, nn
@@ -87,6 +88,24 @@ def check_neighbours(model: MotionDiffusion, prompts: Prompts) -> None:
         one = prompts[[i]]
         alone = final(model, one, x_T[[i]][:, : model.state_shape(one)[0]])
         torch.testing.assert_close(alone, together[[i], : one.frames], **close)
+
+
+def check_adapters(model: MotionDiffusion, prompts: Prompts) -> None:
+    """Adapters in feed-forward layers count, recorded or not, and get a gradient."""
+    pytest.importorskip("peft")
+    from easytune_lib.finetune.lora import with_lora
+
+    tuned = with_lora(model.denoiser, rng(), targets=("linear1", "linear2")).eval()
+    adapters = [w for name, w in tuned.named_parameters() if "lora_B" in name]
+    for weight in adapters:
+        nn.init.constant_(weight, 0.3)
+    x_T, t = model.draw_noise(prompts, rng()), torch.full((len(prompts),), 500)
+    recorded = tuned(x_T, t, prompts)
+    recorded.square().mean().backward()
+    assert adapters and all(weight.grad is not None for weight in adapters)
+    with torch.no_grad():
+        torch.testing.assert_close(tuned(x_T, t, prompts), recorded)
+        assert not torch.allclose(model.denoiser(x_T, t, prompts), recorded)
 
 
 def check_tuning(fresh: Callable[[], MotionDiffusion], prompts: Prompts) -> None:

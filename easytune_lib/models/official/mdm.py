@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from easytune_lib.blocks import Layers
+from easytune_lib.blocks import Layers, gelu
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.sampler import DDIM
 from easytune_lib.diffusion.schedule import NoiseSchedule
@@ -88,7 +88,7 @@ class OfficialMDM(Denoiser):
         self.decodes, self.leads, self.words = arch == "trans_dec", emb_trans_dec, words
         self.mask_frames, self.frames, self.text_dim = mask_frames, frames, text_dim
         self.diffusion_steps, features = diffusion_steps, len(mean)
-        sizes = (dim, heads, ff, dropout, F.gelu)
+        sizes = (dim, heads, ff, dropout, gelu)
         if self.decodes:
             self.seqTransDecoder = Layers(
                 nn.TransformerDecoderLayer(*sizes, batch_first=True) for _ in range(layers)

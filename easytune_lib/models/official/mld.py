@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from easytune_lib.blocks import LearnedPositions, SkipTransformer, StepEmbedding
+from easytune_lib.blocks import LearnedPositions, SkipTransformer, StepEmbedding, gelu
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.schedule import NoiseSchedule
 from easytune_lib.models.mld import VAE
@@ -54,7 +54,7 @@ class OfficialVAE(VAE):
         nn.Module.__init__(self)
         self.patch, self.latents, self.latent_dim = 1, latents, latent_dim or dim
         self.max_frames = 500 - 2 * latents  # positions are learned for 500 tokens
-        sizes = (dim, heads, ff, dropout, F.gelu)
+        sizes = (dim, heads, ff, dropout, gelu)
         self.global_motion_token = nn.Parameter(torch.randn(2 * latents, dim))
         self.query_pos_encoder, self.query_pos_decoder = (
             LearnedPositions(dim),
@@ -144,7 +144,7 @@ class CaptionedSkipTransformer(Denoiser):
         dropout: float = 0.1,
     ):
         super().__init__()
-        sizes = (dim, heads, ff, dropout, F.gelu)
+        sizes = (dim, heads, ff, dropout, gelu)
         self.text_dim = text_dim
         self.time_embedding = StepEmbedding(dim, time_dim, guidance_dim)
         self.emb_proj = nn.Sequential(

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from easytune_lib.blocks import Layers, step_waves
+from easytune_lib.blocks import Layers, gelu, step_waves
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.sampler import DDIM
 from easytune_lib.diffusion.schedule import NoiseSchedule
@@ -78,7 +78,7 @@ class MotionDiffuse(Denoiser):
         self.sequence_embedding = nn.Parameter(torch.randn(frames, dim))
         self.text_pre_proj = nn.Linear(clip_dim, text_dim)
         self.textTransEncoder = Layers(
-            nn.TransformerEncoderLayer(text_dim, text_heads, text_ff, 0.0, F.gelu, batch_first=True)
+            nn.TransformerEncoderLayer(text_dim, text_heads, text_ff, 0.0, gelu, batch_first=True)
             for _ in range(text_layers)
         )
         self.text_ln = nn.LayerNorm(text_dim)

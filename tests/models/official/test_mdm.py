@@ -6,6 +6,7 @@ from backbones import (
     CLOSE,
     TRACE,
     built,
+    check_adapters,
     check_neighbours,
     check_tuning,
     given,
@@ -131,6 +132,7 @@ def tiny(kind: str, **options) -> OfficialMDM:
 class TestAnySize:
     def test_neighbours_have_no_influence(self, kind):
         check_neighbours(tiny(kind).diffusion(no_text(9)), made_up(9, [24, 7, 40, 12]))
+        check_adapters(tiny(kind).diffusion(no_text(9)), made_up(9, [24, 7]))
 
     def test_nor_have_they_in_ancestral_sampling(self, kind):
         prompts = made_up(9, [24, 7, 40, 12])

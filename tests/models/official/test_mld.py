@@ -6,6 +6,7 @@ from backbones import (
     CLOSE,
     TRACE,
     built,
+    check_adapters,
     check_neighbours,
     check_tuning,
     given,
@@ -113,6 +114,7 @@ class TestAnySize:
     def test_neighbours_have_no_influence(self, kind):
         model = tiny(*KINDS[kind]).diffusion(no_text(9))
         check_neighbours(model, made_up(9, [24, 7, 40, 12]))
+        check_adapters(model, made_up(9, [24, 7]))
 
     def test_encoding_does_not_see_padding(self, kind):
         vae, prompts = tiny(*KINDS[kind]).vae, made_up(9, [24, 7, 40])

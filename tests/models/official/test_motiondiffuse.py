@@ -7,6 +7,7 @@ import torch
 from backbones import (
     CLOSE,
     built,
+    check_adapters,
     check_neighbours,
     check_tuning,
     given,
@@ -83,6 +84,7 @@ def tiny(full: bool = False) -> MotionDiffuse:
 class TestAnySize:
     def test_neighbours_have_no_influence(self, full):
         check_neighbours(tiny(full).diffusion(no_text(9)), made_up(9, [24, 7, 40, 12]))
+        check_adapters(tiny(full).diffusion(no_text(9)), made_up(9, [24, 7]))
 
     def test_nor_have_they_in_ancestral_sampling(self, full):
         model, prompts = (
