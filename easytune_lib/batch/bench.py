@@ -3,6 +3,7 @@
 Networks have the published sizes and random weights: cost does not depend on what they know.
 """
 
+import os
 import platform
 import time
 from collections import deque
@@ -187,6 +188,7 @@ def bench(size: Size, say: Callable[[str], None]) -> RunRecord:
         say(f"{space}: memory by sampling steps is measured")
     machine = {
         "threads": torch.get_num_threads(),
+        "load": [round(load, 1) for load in os.getloadavg()],  # what else the machine did
         "processor": _processor(),
         "bf16_instructions": has_bf16(),
         "torch": torch.__version__,
@@ -310,7 +312,10 @@ def _ratios(tables: dict[str, list[dict[str, Any]]]) -> dict[str, float | int]:
         draft = own["DRaFT"]["live_mib"]
         for name in [name for name in own if name != "DRaFT"]:
             key = name.lower().replace(", ", "_").replace("-", "_")
-            found[f"{space}_{key}_of_draft"] = own[name]["live_mib"] / draft
+            found[f"{space}_{key}_alive_of_draft"] = own[name]["live_mib"] / draft
+            if "checkpoints" not in name:  # whose second pass is not seen as held
+                held = own[name]["saved_mib"] / own["DRaFT"]["saved_mib"]
+                found[f"{space}_{key}_held_of_draft"] = held
         flat = [
             row["mib"]
             for row in tables["horizon"]

@@ -65,7 +65,12 @@ def test_a_run_says_ratios_and_is_recorded(monkeypatch, tmp_path: Path, capsys):
     assert table(record) in capsys.readouterr().out
     metrics = record.metrics
     assert 0 < metrics["memory_of_plain_loop"] < 1
-    assert 0 < metrics["latent_easytune_two_phase_of_draft"] < metrics["latent_easytune_of_draft"]
+    for measure in ("alive", "held"):
+        plain, parted = (
+            metrics[f"latent_{name}_{measure}_of_draft"]
+            for name in ("easytune", "easytune_two_phase")
+        )
+        assert 0 < parted < plain < 1
     assert metrics["latent_easytune_spread_over_steps"] < 0.02
     assert abs(metrics["latent_worst_error_of_foretold_memory"]) < 0.05
     took = {row["way"]: row for row in record.machine["updates"]}
