@@ -39,11 +39,13 @@ def plot_recall(record: RunRecord, width: float = PAGE) -> Figure:
     models = [m for m in dict.fromkeys(r["model"] for r in rows) if m != "before"]
     ranks = sorted({r["k"] for r in rows})
     seeds = sorted({r["seed"] for r in rows})
+    hues = [GREY, *(OKABE_ITO[c] for c in ("vermillion", "blue", "green", "purple"))]
+    looks = dict(zip(models, zip(hues, "xosD^", strict=True), strict=False))
     fig, axes = panels(width, len(views), most=2, height=1.7, sharey=True)
     for ax, (name, direction) in zip(axes, views, strict=True):
         ax.axhline(0, color=GREY, lw=0.8, ls="--")
         for place, model in enumerate(models):
-            look = method_style(model)
+            color, marker = looks[model]
             x = np.arange(len(ranks)) + 0.16 * (place - (len(models) - 1) / 2)
             gains = np.array([
                 [found[model, s, name, direction, k] - found["before", s, name, direction, k]
@@ -52,8 +54,8 @@ def plot_recall(record: RunRecord, width: float = PAGE) -> Figure:
             ])  # fmt: skip
             gains *= 100
             for row in gains:
-                ax.plot(x, row, ".", color=look["color"], ms=2.5, alpha=0.45)
-            ax.plot(x, gains.mean(0), look["marker"], color=look["color"], ms=4, label=model)
+                ax.plot(x, row, ".", color=color, ms=2.5, alpha=0.45)
+            ax.plot(x, gains.mean(0), marker, color=color, ms=4, label=model)
         ax.set_xticks(range(len(ranks)), [f"R@{k}" for k in ranks])
         ax.set_title(f"{name}, {_DIRECTIONS[direction]}")
     for ax in axes[::2]:
