@@ -86,7 +86,8 @@ def methods(root: Path) -> str:
         for found in rows.values():
             row = found.get(method) or (found.get("DRaFT-20") if method == "DRaFT-50" else None)
             cells.append(f"{_gain(row)} | {row['fid']:.3f}" if row else "- | -")
-        lines.append(_line([method, *cells]))
+        title = "DRaFT, whole chain" if method == "DRaFT-50" else method
+        lines.append(_line([title, *cells]))
     links = ", ".join(f"[{r.run_id}](runs/{r.run_id}/record.json)" for r in records.values())
     told = "; ".join(
         f"{BASES[base]}: {r.parameters['seconds']:g} CPU seconds a run, "
