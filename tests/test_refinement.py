@@ -23,6 +23,7 @@ from easytune_lib.refinement import (
     win_rows,
 )
 from easytune_lib.rewards.spl import SPL, OfficialSPL
+from easytune_lib.rewards.spm import SPM
 from easytune_lib.text.table import CaptionTable
 
 PLAIN = Arm("plain", None, 0, "tiny", before=3, steps=2, every=1)
@@ -33,6 +34,22 @@ def distinct():
     """The tiny corpus with a label a clip, so that groups of 32 can be filled."""
     clips = tuple(replace(clip, label=clip.id) for clip in tiny_corpus().clips)
     return replace(tiny_corpus(), clips=clips)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """A reward of a few thousand weights, saved every few steps."""
+
+    def reward(corpus, seed):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return SPM(dim=8, layers=1, latent=8, max_frames=40)
+
+    plan = refinement._plan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(refinement, "fresh_reward", reward)
+        patch.setattr(refinement, "_plan", lambda *args, **_: plan(*args, save_every=4))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +114,13 @@ def test_a_start_that_was_never_trained_can_not_be_refined(bench, tmp_path):
 
 
 def test_a_killed_start_goes_on(bench, tmp_path):
-    arm = replace(PLAIN, before=60)
+    arm = replace(PLAIN, before=8)
     killed = starting_point(bench, arm, tmp_path / "killed")
-    for _ in range(53):
+    for _ in range(6):
         next(killed)
     killed.close()
     rest = list(starting_point(bench, arm, tmp_path / "killed"))
-    assert [step.step for step in rest] == list(range(51, 61))
+    assert [step.step for step in rest] == [5, 6, 7, 8]
     list(starting_point(bench, arm, tmp_path / "unbroken"))
     one, other = (load_start(bench, arm, tmp_path / name) for name in ("killed", "unbroken"))
     for a, b in zip(one.parameters(), other.parameters(), strict=True):

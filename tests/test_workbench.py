@@ -138,7 +138,8 @@ class TestJudged:
         first, second = judged(bench, bench.model, "validation", [0, 1], ENOUGH)
         assert torch.equal(before, torch.random.get_rng_state())
         torch.manual_seed(2)
-        assert judged(bench, bench.model, "validation", [0, 1], ENOUGH) == [first, second]
+        (again,) = judged(bench, bench.model, "validation", [1], ENOUGH)
+        assert again.items() <= second.items()
         assert (first["noise_seed"], second["noise_seed"]) == (0, 1)
         assert first["fid"] != second["fid"] and first["mmodality"] == second["mmodality"] > 0
         assert 0 <= first["r1"] <= first["r2"] <= first["r3"] <= 1 and first["fid"] > 0
