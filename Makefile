@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SIZE ?= laptop
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test unit notebooks lint lab bench doctor clean
+.PHONY: help setup reproduce test unit slow notebooks lint lab bench doctor clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,7 @@ reproduce: $(READY) ## Run all notebooks, write figures/index.html (FORCE=1: eve
 test: $(READY) ## Check everything: format, lint, types, unit tests, notebooks
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory slow
 	@$(MAKE) --no-print-directory notebooks
 
 lint: $(READY) ## Format, lint and types alone
@@ -28,7 +29,10 @@ lint: $(READY) ## Format, lint and types alone
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
 unit: $(READY) ## Unit tests alone
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow" tests
+
+slow: $(READY) ## Tests of whole runs alone: kills, kernels, published networks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow tests
 
 notebooks: $(READY) ## Run the committed notebooks and compare with their outputs
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m pytest -q -n 2 --dist loadfile \

@@ -16,6 +16,8 @@ from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, LatentDenoiser
 from easytune_lib.rewards.spm import SPM
 
+pytestmark = pytest.mark.slow
+
 NET = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.ones(2)}
 OPTIMIZER = {"state": {0: {"step": torch.ones(1), "exp_avg": torch.ones(2)}}, "param_groups": []}
 

@@ -123,6 +123,7 @@ assert not {"transformers", "papermill", "diffusers", "pandas"} & set(sys.module
 """
 
 
+@pytest.mark.slow
 def test_importing_everything_changes_and_says_nothing():
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

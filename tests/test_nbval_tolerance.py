@@ -77,6 +77,7 @@ def test_outputs_are_paired_by_kind_and_pictures_are_not_compared():
     assert new[0]["text"] == "1.0001"
 
 
+@pytest.mark.slow
 def test_nbval_with_this_plugin(tmp_path: Path):
     """Passes what drifts, fails what moved and what was never run."""
     stored = executed(

@@ -36,6 +36,8 @@ from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.training import TrainingPlan
 from easytune_lib.workbench import open_workbench, read_evaluation
 
+pytestmark = pytest.mark.slow
+
 STEPS = 3
 RECIPES = {
     "mdm": partial(train_base, "mdm"),

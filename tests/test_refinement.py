@@ -26,6 +26,8 @@ from easytune_lib.rewards.spl import SPL, OfficialSPL
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.text.table import CaptionTable
 
+pytestmark = pytest.mark.slow
+
 PLAIN = Arm("plain", None, 0, "tiny", before=3, steps=2, every=1)
 SPL_ARM = replace(PLAIN, label="SPL", spl=SPL(top_k=1, pool=8))
 

@@ -52,6 +52,7 @@ def _same(a, b):
     return all(torch.equal(own[name], other[name]) for name in own)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_unbroken(tmp_path):
     checkpoint = tmp_path / "toy.safetensors"
     root = str(Path(__file__).parents[1])

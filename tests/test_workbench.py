@@ -29,6 +29,8 @@ from easytune_lib.workbench import (
     weights_digest,
 )
 
+pytestmark = pytest.mark.slow
+
 ENOUGH = 65  # prompts for FID of 64 dimensions
 
 

@@ -28,7 +28,7 @@ FIGURES = {  # a notebook's main figure
     "07_does_it_hold": "does_it_hold",
     "08_own_reward": "own_reward",
     "09_reward_hacking": "full/reward_hacking_mld_early",
-    "10_preference_study": "preference_study",
+    "10_preference_study": "preferences",
     "11_which_reward": "full/which_reward_mld_early",
 }
 NETWORKS = {

@@ -17,6 +17,8 @@ from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.workbench import WEIGHTS
 
+pytestmark = pytest.mark.slow
+
 STEPS = 5
 
 

@@ -166,6 +166,7 @@ def test_memory_is_foretold_within_5_percent(world, micro_batch):
             assert cost(plan, rates).saved_mib == pytest.approx(held, rel=0.05), method
 
 
+@pytest.mark.slow
 def test_checkpoints_are_foretold_to_hold_states(world):
     """Measured as what is alive, since a checkpoint's second pass is not saved anywhere."""
     model, reward, prompts = world

@@ -3,6 +3,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import pytest
 import torch
 
 from easytune_lib.batch import bench as benches
@@ -52,6 +53,7 @@ def test_the_product_trains_the_denoiser_alone():
     assert all(p.grad is None for p in world.spm.parameters())
 
 
+@pytest.mark.slow
 def test_a_run_says_ratios_and_is_recorded(monkeypatch, tmp_path: Path, capsys):
     monkeypatch.setattr(runner, "ROOT", tmp_path)
     monkeypatch.setattr(benches, "SPACES", {"latent": small})

@@ -92,6 +92,7 @@ def until(condition, seconds: float) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_kill_takes_the_kernel_along_and_leaves_nothing_that_looks_whole(story: Story):
     assert story.kernel_gone
     assert "01_second.ipynb" not in story.left and "01_second.json" not in story.left

@@ -15,6 +15,8 @@ from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.seeding import stream
 
+pytestmark = pytest.mark.slow
+
 METHODS = [
     DRaFT(1), DRaFT(3), DRaFT(), EasyTune(), EasyTune(3, "strided"), EasyTune(2, reads="x_t"),
     ReFL(4), AlignProp(), DRTune(4, 3),

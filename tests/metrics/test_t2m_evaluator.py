@@ -12,6 +12,8 @@ from easytune_lib.metrics.t2m_evaluator import IMPORTANT, OTHER, POS, T2MEvaluat
 from easytune_lib.motion.corpus import Caption, Clip, FeatureStats
 from easytune_lib.protocols import Prompts, TextFeatures
 
+pytestmark = pytest.mark.slow
+
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 PUBLISHED = {"movement": 24, "motion_hidden": 40, "text_hidden": 32, "embedding": 32}
 TINY = {"movement": 8, "motion_hidden": 6, "text_hidden": 5, "embedding": 7, "word_dim": 4}

@@ -175,6 +175,7 @@ def test_a_resumed_refinement_equals_an_unbroken_one(spm, clips, features, tmp_p
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_preferences_alone_repair_retrieval(spm, clips, features, found):
     """A reward that was stopped early, then trained on its own failures and nothing else."""
     model = spm(dim=32)

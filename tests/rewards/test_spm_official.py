@@ -13,6 +13,8 @@ from easytune_lib.rewards.objective import StepNoise, spm_loss
 from easytune_lib.rewards.spm_official import OfficialSPM
 from easytune_lib.storage import save_tensors
 
+pytestmark = pytest.mark.slow
+
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 MODES = ("none", "motion", "text", "both")
 

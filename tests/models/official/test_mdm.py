@@ -23,6 +23,8 @@ from easytune_lib.diffusion.rollout import sample
 from easytune_lib.models.official.mdm import UNREAD, OfficialMDM
 from easytune_lib.protocols import Prompts
 
+pytestmark = pytest.mark.slow
+
 PLAIN = [0.0] * 263, [1.0] * 263
 MODELS = ("mdm_trans_enc", "mdm_trans_dec_bert50")
 

@@ -23,6 +23,8 @@ from easytune_lib.models.objectives import vae_loss
 from easytune_lib.models.official.mld import MotionDenoiser, OfficialMLD
 from easytune_lib.plan import GradientPlan
 
+pytestmark = pytest.mark.slow
+
 PLAIN = [0.0] * 263, [1.0] * 263
 MODELS = ("mld_v0", "mld_t5_v1", "mldpp_v2")
 UNREAD = {"denoiser.mem_pos.pe"}

@@ -22,6 +22,8 @@ from easytune_lib.checkpoints import fit, read_checkpoint
 from easytune_lib.diffusion.rollout import sample
 from easytune_lib.models.official.motiondiffuse import MotionDiffuse
 
+pytestmark = pytest.mark.slow
+
 PLAIN = [0.0] * 263, [1.0] * 263
 HEADS = {"heads": 4, "text_heads": 2}
 

@@ -20,6 +20,8 @@ from easytune_lib.diffusion.rollout import rollout, sample
 from easytune_lib.models.official.motionlcm import MotionLCM, scale_waves
 from easytune_lib.plan import GradientPlan
 
+pytestmark = pytest.mark.slow
+
 PLAIN = [0.0] * 263, [1.0] * 263
 MODELS = ("motionlcm_v1", "motionlcm_v2")
 

@@ -24,6 +24,8 @@ from easytune_lib.models.official.open import (
 )
 from easytune_lib.motion.corpus import FeatureStats
 
+pytestmark = pytest.mark.slow
+
 MEAN, STD = [0.5] * 263, [2.0] * 263
 STATS = FeatureStats(torch.tensor(MEAN), torch.tensor(STD))
 SMALL = {"dim": 16, "vae": {"layers": 3, "ff": 12}}
