@@ -158,6 +158,7 @@ def test_exact_jacobians_agree_with_jacrev_on_each_motion_alone(world):
                 torch.testing.assert_close(got[i, row], want)
 
 
+@pytest.mark.slow
 def test_estimates_agree_with_exact_within_their_errors(world):
     model, x_T, prompts = world
     exact = jacobian_norms(model, x_T, prompts)

@@ -114,6 +114,7 @@ class TestRefuses:
             read_bundle(root)
 
 
+@pytest.mark.slow
 def test_the_real_cmu_part():
     if not SHARED.is_dir():
         pytest.skip("needs the data bundle in ../shared")
