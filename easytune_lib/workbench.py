@@ -204,8 +204,9 @@ def judged(
     rows, embedded = [], []
     for seed in noise_seeds:
         motion = sample(model, chosen.prompts, stream(seed, "evaluate", split))
-        rows.append({"noise_seed": seed} | judged_motion(bench, motion, chosen, split, seed))
         embedded.append(embed_motions(bench.judge, motion, chosen.prompts.lengths))
+        row = judged_motion(bench, motion, chosen, split, seed, embedded[-1])
+        rows.append({"noise_seed": seed} | row)
     if len(rows) > 1:
         spread = multimodality(torch.stack(embedded, dim=1))
         rows = [row | {"mmodality": spread} for row in rows]
@@ -214,12 +215,18 @@ def judged(
 
 @torch.no_grad()
 def judged_motion(
-    bench: Workbench, motion: Tensor, chosen: PromptSet, split: str, noise_seed: int
+    bench: Workbench,
+    motion: Tensor,
+    chosen: PromptSet,
+    split: str,
+    noise_seed: int,
+    embedded: Tensor | None = None,
 ) -> dict[str, float]:
     """What the judge and the reward say of motions made for ``chosen``.
 
     R-precision is in groups of 32 labels, or of as many as there are (30 unseen ones); of
-    captions, where labels are unknown.
+    captions, where labels are unknown. ``embedded`` are the judge's embeddings of ``motion``,
+    where they are known already.
 
     Raises:
         ValueError: There are too few prompts for groups or FID; a motion is not finite.
@@ -228,7 +235,7 @@ def judged_motion(
         bench.judge, motion, chosen.prompts, chosen.labels, bench.references[split],
         stream(noise_seed, "judge", split),
         distinct="label" if all(chosen.labels) else "caption",
-        group_size=_groups(chosen)[1],
+        group_size=_groups(chosen)[1], embedded=embedded,
     )  # fmt: skip
     rewards = [
         bench.reward(motion[rows, : chosen.prompts[rows].frames], chosen.prompts[rows])

@@ -50,30 +50,32 @@ def rollout(
     Raises:
         ValueError: Noise is to be drawn, and there is no ``rng``.
     """
-    x = x_T
+    x, times = x_T, model.times
     for i in range(plan.last + 1):
-        step = _denoise(model, i, x.detach() if plan.detach_state else x, prompts, plan, rng)
+        x = x.detach() if plan.detach_state else x
+        step = _denoise(model, i, times[i], x, prompts, plan, rng)
         yield step
         x = step.x
-    clean = step.x0_hat.detach()
     for _ in range(plan.renoised):
-        yield _denoise(model, plan.last, _noised(model, clean, plan, rng), prompts, plan, rng)
+        x = _noised(model, step, plan, rng)
+        yield _denoise(model, step.index, times[step.index], x, prompts, plan, rng)
 
 
 def _denoise(
     model: MotionDiffusion,
     i: int,
+    time: tuple[int, int],
     x: Tensor,
     prompts: Prompts,
     plan: GradientPlan,
     rng: Randomness,
 ) -> Step:
-    """Step ``i``, from the state ``x``.
+    """Step ``i``, from ``time[0]`` to ``time[1]``, of the state ``x``.
 
     The network's output becomes a noise estimate inside the recorded block, and the state
     flows on outside it: so detaching the input never cuts the update rule's own path.
     """
-    now, after = model.times[i]
+    now, after = time
     seen = x.detach() if plan.detach_input else x
     estimate = model.noise_estimate
     if plan.checkpoint:
@@ -86,11 +88,12 @@ def _denoise(
     return Step(i, now, after, x, noise, x0_hat, x_next)
 
 
-def _noised(model: MotionDiffusion, clean: Tensor, plan: GradientPlan, rng: Randomness) -> Tensor:
-    """``clean`` under fresh noise of the plan's last step."""
+def _noised(model: MotionDiffusion, last: Step, plan: GradientPlan, rng: Randomness) -> Tensor:
+    """What the last step took for clean, under fresh noise of its time."""
     if rng is None:
         raise ValueError(f"{plan.renoised} fresh noises are to be drawn: pass rng=stream(...)")
-    alpha, sigma = model.schedule.scales(model.times[plan.last][0])
+    alpha, sigma = model.schedule.scales(last.now)
+    clean = last.x0_hat.detach()
     return alpha * clean + sigma * fresh_noise(clean, rng)
 
 

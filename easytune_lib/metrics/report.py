@@ -88,6 +88,7 @@ def evaluate(
     distinct: Literal["label", "caption", "none"] = "label",
     group_size: int = 32,
     repeats: int = 20,
+    embedded: Float[Tensor, "batch dim"] | None = None,
 ) -> Scores:
     """Judge one motion a prompt.
 
@@ -102,6 +103,7 @@ def evaluate(
             unknown, take ``"caption"``; ``"none"`` is the published protocol.
         group_size: Of R-precision.
         repeats: Draws of R-precision's groups.
+        embedded: :func:`embed_motions` of ``motion``, where they are known already.
 
     Raises:
         ValueError: The judge is in training mode; labels are unknown but needed; a motion is
@@ -117,7 +119,7 @@ def evaluate(
     mask = torch.arange(motion.shape[1], device=motion.device) < prompts.lengths[:, None]
     scores = score(
         judge.embed_text(prompts.texts),
-        embed_motions(judge, motion, prompts.lengths),
+        embed_motions(judge, motion, prompts.lengths) if embedded is None else embedded,
         {"label": labels, "caption": prompts.texts, "none": None}[distinct],
         reference,
         rng,

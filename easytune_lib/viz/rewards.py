@@ -33,7 +33,8 @@ def plot_recall(record: RunRecord, width: float = PAGE) -> Figure:
     """
     columns = ("model", "seed", "trained", "set", "direction", "k", "recall")
     rows = table_of(record, "recall", columns)
-    rows = [row for row in rows if row["trained"] == min(row["trained"] for row in rows)]
+    start = min(row["trained"] for row in rows)
+    rows = [row for row in rows if row["trained"] == start]
     found = {(r["model"], r["seed"], r["set"], r["direction"], r["k"]): r["recall"] for r in rows}
     views = list(dict.fromkeys((r["set"], r["direction"]) for r in rows))
     models = [m for m in dict.fromkeys(r["model"] for r in rows) if m != "before"]
