@@ -18,16 +18,16 @@ from typing import Any
 import torch
 
 from easytune_lib.analysis.cost import measure
+from easytune_lib.checkpoints import fit
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.finetune.loop import Anchor, Update, batches, finetune
 from easytune_lib.finetune.methods import DRaFT, EasyTune, recorded
-from easytune_lib.metrics.report import interval
+from easytune_lib.metrics.intervals import interval
 from easytune_lib.protocols import Denoiser, FineTuneMethod
 from easytune_lib.recipes import RewardNoise
 from easytune_lib.records import RunRecord, run_id
 from easytune_lib.storage import (
     load_tensors,
-    load_weights,
     pack_optimizer,
     part,
     save_tensors,
@@ -188,7 +188,7 @@ def load_tuned(bench: Workbench, run: Run, scratch: Path) -> MotionDiffusion:
     path = scratch / run.record_id / "tuned.safetensors"
     tensors, _ = load_tensors(path)
     denoiser = deepcopy(bench.model.denoiser)
-    load_weights(denoiser, tensors, path)
+    fit(denoiser, tensors, path)
     return replace(bench.model, denoiser=denoiser, n_steps=run.n_steps)
 
 
@@ -217,7 +217,7 @@ def resume_state(
     if not path.exists():
         return {"reward": [], "seconds": [], "grad_norm": [], "step": []}, 0, 0.0
     tensors, config = load_tensors(path)
-    load_weights(denoiser, part(tensors, "network."), path)
+    fit(denoiser, part(tensors, "network."), path)
     unpack_optimizer(optimizer, tensors)
     return config["curve"], config["batch"], config["spent"]
 

@@ -82,6 +82,18 @@ class Prompts:
         """Frames of the longest motion; all tensors of the batch are padded to it."""
         return int(self.lengths.max())
 
+    def check(self, motion: Tensor) -> None:
+        """Refuse motions that are not padded as these prompts are.
+
+        Raises:
+            ValueError: The first two dimensions are not (prompts, frames).
+        """
+        if motion.shape[:2] != (len(self), self.frames):
+            raise ValueError(
+                f"motions of shape {tuple(motion.shape)} for {len(self)} prompts of at most "
+                f"{self.frames} frames: cut or pad them to (prompts, frames, features)"
+            )
+
     @cached_property
     def mask(self) -> Bool[Tensor, "batch frames"]:
         """True where a frame is real, False where it is padding."""

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from easytune_lib.checkpoints import fit
 from easytune_lib.metrics.judge import Judge, judge_objective
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, LatentDenoiser, mld
@@ -33,7 +34,7 @@ from easytune_lib.records import RunRecord
 from easytune_lib.rewards.objective import MIXED, LatentNoise, spm_objective
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.seeding import stream
-from easytune_lib.storage import load_tensors, load_weights, save_tensors, write_json
+from easytune_lib.storage import load_tensors, save_tensors, write_json
 from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.text.encoders import MiniLM
 from easytune_lib.text.table import CaptionTable
@@ -206,11 +207,9 @@ def train_reward(
 
 def latent_noise(vae: VAE, probability: float = 0.5) -> LatentNoise:
     """Noise on the latent of a trained VAE, decoded; arguments as of :class:`LatentNoise`."""
-
-    def decode(latent: Tensor, mask: Tensor) -> Tensor:
-        return (vae.decode_normalised(latent, mask) * vae.std + vae.mean) * mask[..., None]
-
-    return LatentNoise(lambda motion, mask: vae.encode(motion, mask)[0], decode, probability)
+    return LatentNoise(
+        lambda motion, mask: vae.encode(motion, mask)[0], vae.decode_masked, probability
+    )
 
 
 def train_judge(
@@ -243,7 +242,7 @@ def load_network(kind: type[Any], path: Path) -> Any:
         network = kind(**config["network"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no {kind.__name__}: {error} in its header") from error
-    load_weights(network, tensors, path)
+    fit(network, tensors, path)
     return network.eval()
 
 
@@ -372,9 +371,8 @@ def prepare_evaluation(data: str, out: Path, seed: int = 0) -> Path:
             rebuilt = []
             for motion, length in parts:
                 mask = torch.arange(motion.shape[1]) < length[:, None]
-                hidden = latent_noise(vae)
-                physical = hidden.decode(hidden.encode(motion, mask), mask)
-                rebuilt.append(judge.embed_motion(physical, length))
+                latent, _ = vae.encode(motion, mask)
+                rebuilt.append(judge.embed_motion(vae.decode_masked(latent, mask), length))
             tensors[f"{name}.vae"] = torch.cat(rebuilt)
     names = {n: {"texts": list(b.texts), "labels": list(b.labels)} for n, b in sets.items()}
     return save_tensors(

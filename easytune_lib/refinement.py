@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from easytune_lib.checkpoints import fit
 from easytune_lib.metrics.retrieval import protocol_rows, r_precision
 from easytune_lib.motion.corpus import Clip, Corpus, MotionBatch
 from easytune_lib.motion.roles import assign_roles
@@ -26,7 +27,7 @@ from easytune_lib.rewards.objective import spm_objective
 from easytune_lib.rewards.spl import SPL, OfficialSPL, official_spl_objective, spl_objective
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.seeding import stream
-from easytune_lib.storage import load_tensors, load_weights, save_tensors
+from easytune_lib.storage import load_tensors, save_tensors
 from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.text.encoders import MiniLM
 from easytune_lib.text.table import CaptionTable
@@ -171,7 +172,7 @@ def load_start(bench: Bench, arm: Arm, scratch: Path) -> SPM:
     path = _start(arm, scratch)
     tensors, _ = load_tensors(path)
     model = fresh_reward(bench.corpus, arm.seed)
-    load_weights(model, tensors, path)
+    fit(model, tensors, path)
     return model.eval()
 
 

@@ -11,8 +11,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from easytune_lib.checkpoints import fit
-
 
 def write_atomic(path: Path, content: bytes) -> Path:
     """Write ``content`` so that a kill leaves the old file, or the new one, never a part."""
@@ -58,11 +56,6 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(config, dict):
         raise ValueError(f"{path} has no `config` in its header: it was not written by easytune")
     return tensors, config
-
-
-def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], source: Path | str) -> None:
-    """Fill ``module`` strictly, see :func:`easytune_lib.checkpoints.fit`."""
-    fit(module, tensors, source)
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import sample
 from easytune_lib.metrics.distribution import multimodality
+from easytune_lib.metrics.intervals import bootstrap
 from easytune_lib.metrics.judge import Judge
-from easytune_lib.metrics.report import Reference, bootstrap, embed_motions, evaluate, score
+from easytune_lib.metrics.report import Reference, embed_motions, evaluate, score
 from easytune_lib.metrics.retrieval import r_precision
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, LatentDenoiser, mld

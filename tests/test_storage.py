@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from easytune_lib.checkpoints import fit
 from easytune_lib.storage import (
     load_tensors,
-    load_weights,
     pack_optimizer,
     save_tensors,
     unpack_optimizer,
@@ -87,7 +87,7 @@ class TestWeights:
     def test_half_precision_is_widened(self):
         net = nn.Linear(3, 2)
         given = {"weight": torch.randn(2, 3).half(), "bias": torch.randn(2).half()}
-        load_weights(net, given, "here")
+        fit(net, given, "here")
         assert net.weight.dtype == torch.float32
         assert torch.equal(net.weight, given["weight"].float())
 
@@ -95,7 +95,7 @@ class TestWeights:
         net = nn.Linear(3, 2)
         before = net.weight.clone()
         with pytest.raises(ValueError) as error:
-            load_weights(net, {"weight": torch.ones(2, 4), "extra": torch.ones(1)}, "model.st")
+            fit(net, {"weight": torch.ones(2, 4), "extra": torch.ones(1)}, "model.st")
         text = str(error.value)
         assert "model.st does not fit Linear" in text and "missing ['bias']" in text
         assert "extra ['extra']" in text and "weight: (2, 4) instead of (2, 3)" in text

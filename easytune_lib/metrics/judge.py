@@ -24,9 +24,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from easytune_lib.checkpoints import fit
 from easytune_lib.motion.corpus import Clip, MotionBatch
 from easytune_lib.motion.skeleton import HUMANML3D, KIT
-from easytune_lib.storage import load_tensors, load_weights, save_tensors
+from easytune_lib.storage import load_tensors, save_tensors
 from easytune_lib.text.words import WordVectors
 from easytune_lib.training import Objective
 
@@ -132,7 +133,7 @@ class Judge(nn.Module):
         if "network" not in config:
             raise ValueError(f"{path} says nothing of a network in its header: it holds no judge")
         judge = cls(**config["network"])
-        load_weights(judge, tensors, path)
+        fit(judge, tensors, path)
         return judge.eval()
 
 
@@ -176,11 +177,22 @@ class SequenceEncoder(nn.Module):
         self, x: Float[Tensor, "batch tokens inputs"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch embedding"]:
         """Unit vectors. Sequences are packed, so that padding is never read."""
-        packed = nn.utils.rnn.pack_padded_sequence(
-            self.read(x), lengths.cpu(), batch_first=True, enforce_sorted=False
-        )
-        _, last = self.gru(packed, self.start.expand(-1, len(x), -1).contiguous())
-        return F.normalize(self.head(torch.cat([last[0], last[1]], dim=-1)), dim=-1)
+        last = last_states(self.gru, self.start, self.read(x), lengths)
+        return F.normalize(self.head(last), dim=-1)
+
+
+def last_states(
+    gru: nn.GRU,
+    start: Float[Tensor, "2 1 width"],
+    x: Float[Tensor, "batch tokens width"],
+    lengths: Int[Tensor, " batch"],
+) -> Float[Tensor, "batch both"]:
+    """What a bidirectional GRU ends with, both ways; packed, so that padding is never read."""
+    packed = nn.utils.rnn.pack_padded_sequence(
+        x, lengths.cpu(), batch_first=True, enforce_sorted=False
+    )
+    _, last = gru(packed, start.expand(-1, len(x), -1).contiguous())
+    return torch.cat([last[0], last[1]], dim=-1)
 
 
 def judge_objective(

@@ -11,10 +11,6 @@ from torch import Tensor
 
 from easytune_lib.metrics.distribution import diversity, frechet_distance, moments
 from easytune_lib.metrics.foot import foot_skate_ratio, mean_jerk
-from easytune_lib.metrics.intervals import Interval as Interval
-from easytune_lib.metrics.intervals import bootstrap as bootstrap
-from easytune_lib.metrics.intervals import interval as interval
-from easytune_lib.metrics.intervals import paired_interval as paired_interval
 from easytune_lib.metrics.judge import Judge
 from easytune_lib.metrics.retrieval import r_precision
 from easytune_lib.motion.features import to_joints

@@ -12,7 +12,8 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 
 from easytune_lib.checkpoints import fit, read_checkpoint
-from easytune_lib.metrics.judge import UNIT, Judge
+from easytune_lib.metrics.judge import UNIT, Judge, last_states
+from easytune_lib.metrics.protocol import evaluator_std
 from easytune_lib.motion.corpus import Clip, FeatureStats
 from easytune_lib.motion.skeleton import HUMANML3D, KIT
 from easytune_lib.text.words import UNKNOWN, WordVectors
@@ -208,9 +209,7 @@ class T2MEvaluator(Judge):
             "word_dim": word_dim,
         }  # fmt: skip
         self.skeleton, self.tagged = known[len(mean)], words
-        divided = torch.tensor(std)
-        divided[:4] /= feat_bias
-        divided[-4:] /= feat_bias
+        divided = evaluator_std(torch.tensor(std), self.skeleton, feat_bias, times=1)
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", divided, persistent=False)
         self.movement_encoder = MovementEncoder(len(mean) - 4, movement)
@@ -361,11 +360,7 @@ class BiGRU(nn.Module):
         self, x: Float[Tensor, "batch tokens inputs"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch embedding"]:
         """In the order given. Sequences are packed, so that padding is never read."""
-        packed = nn.utils.rnn.pack_padded_sequence(
-            self.input_emb(x), lengths.cpu(), batch_first=True, enforce_sorted=False
-        )
-        _, last = self.gru(packed, self.hidden.expand(-1, len(x), -1).contiguous())
-        return self.output_net(torch.cat([last[0], last[1]], dim=-1))
+        return self.output_net(last_states(self.gru, self.hidden, self.input_emb(x), lengths))
 
 
 class TextEncoder(BiGRU):

@@ -94,7 +94,12 @@ class VAE(nn.Module):
 
     def decode(self, latent: Float[Tensor, "batch latents dim"], prompts: Prompts) -> Tensor:
         """The scaled latent to physical features, zero where padded."""
-        mask = prompts.mask
+        return self.decode_masked(latent, prompts.mask)
+
+    def decode_masked(
+        self, latent: Float[Tensor, "batch latents dim"], mask: Bool[Tensor, "batch frames"]
+    ) -> Float[Tensor, "batch frames features"]:
+        """The same, where lengths are given by a mask."""
         return (self.decode_normalised(latent, mask) * self.std + self.mean) * mask[..., None]
 
     def _check(self, frames: int) -> None:

@@ -60,11 +60,7 @@ class AlignmentReward:
         Raises:
             ValueError: ``motion`` is not padded to ``prompts.frames``.
         """
-        if motion.shape[:2] != (len(prompts), prompts.frames):
-            raise ValueError(
-                f"motions of shape {tuple(motion.shape)} for {len(prompts)} prompts of at most "
-                f"{prompts.frames} frames: cut or pad them to (prompts, frames, features)"
-            )
+        prompts.check(motion)
         if t is not None and self._times is not None:
             t = self._times.to(t.device)[t]
         return self.model.encode_motion(motion.to(self.model.mean.dtype), prompts.mask, t)[0]

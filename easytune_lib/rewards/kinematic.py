@@ -30,11 +30,7 @@ def joints_of(
     Raises:
         ValueError: ``motion`` is not padded to ``prompts.frames``, or is of another skeleton.
     """
-    if motion.shape[:2] != (len(prompts), prompts.frames):
-        raise ValueError(
-            f"motions of shape {tuple(motion.shape)} for {len(prompts)} prompts of at most "
-            f"{prompts.frames} frames: cut or pad them to (prompts, frames, features)"
-        )
+    prompts.check(motion)
     return to_joints(motion, skeleton)
 
 

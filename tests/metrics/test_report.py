@@ -6,15 +6,13 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from easytune_lib.metrics.intervals import bootstrap, interval, paired_interval
 from easytune_lib.metrics.judge import Judge
 from easytune_lib.metrics.report import (
     Reference,
     Scores,
-    bootstrap,
     embed_motions,
     evaluate,
-    interval,
-    paired_interval,
     score,
 )
 from easytune_lib.protocols import Prompts, TextFeatures

@@ -3,11 +3,12 @@ import json
 import pytest
 import torch
 
+from easytune_lib.checkpoints import fit
 from easytune_lib.diffusion.rollout import sample
 from easytune_lib.models.mdm import MDM
 from easytune_lib.protocols import Prompts, TextFeatures
 from easytune_lib.seeding import stream
-from easytune_lib.storage import load_tensors, load_weights, save_tensors
+from easytune_lib.storage import load_tensors, save_tensors
 
 SMALL = {"features": 6, "dim": 16, "layers": 2, "patch": 2, "text_dim": 5, "max_frames": 16}
 
@@ -84,7 +85,7 @@ def test_config_rebuilds_the_same_network(mdm, prompts, motion, tmp_path):
     tensors, config = load_tensors(path)
     assert config == SMALL == json.loads(json.dumps(mdm.config))
     twin = MDM(**config).eval()
-    load_weights(twin, tensors, path)
+    fit(twin, tensors, path)
     t = torch.full((4,), 500)
     assert torch.equal(twin(motion, t, prompts), mdm(motion, t, prompts))
     assert torch.equal(twin.mean, mdm.mean)

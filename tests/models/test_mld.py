@@ -3,11 +3,12 @@ import json
 import pytest
 import torch
 
+from easytune_lib.checkpoints import fit
 from easytune_lib.diffusion.rollout import sample
 from easytune_lib.models.mld import VAE, LatentDenoiser, mld
 from easytune_lib.protocols import Prompts, TextFeatures
 from easytune_lib.seeding import stream
-from easytune_lib.storage import load_tensors, load_weights, save_tensors
+from easytune_lib.storage import load_tensors, save_tensors
 
 VAE_SIZE = {
     "features": 6, "dim": 16, "layers": 3, "latents": 2, "latent_dim": 8, "patch": 2,
@@ -117,7 +118,7 @@ def test_configs_rebuild_the_same_networks(vae, denoiser, prompts, tmp_path):
         tensors, config = load_tensors(path)
         assert config == size == json.loads(json.dumps(net.config))
         twin = type(net)(**config).eval()
-        load_weights(twin, tensors, path)
+        fit(twin, tensors, path)
         twins.append(twin)
     assert torch.equal(twins[0].decode(latent, prompts), vae.decode(latent, prompts))
     assert torch.equal(twins[1](latent, t, prompts), denoiser(latent, t, prompts))

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from easytune_lib.checkpoints import fit
 from easytune_lib.rewards.spm import SPM
-from easytune_lib.storage import load_tensors, load_weights, save_tensors
+from easytune_lib.storage import load_tensors, save_tensors
 
 
 def test_the_shipped_model_is_small():
@@ -82,7 +83,7 @@ def test_a_file_brings_the_same_model_back(spm, batch, tmp_path):
     save_tensors(tmp_path / "spm.safetensors", model.state_dict(), model.config)
     tensors, config = load_tensors(tmp_path / "spm.safetensors")
     again = SPM(**config)
-    load_weights(again, tensors, "spm")
+    fit(again, tensors, "spm")
     for a, b in zip(
         model.encode_motion(batch.features, batch.mask),
         again.encode_motion(batch.features, batch.mask),
