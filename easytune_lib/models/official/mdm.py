@@ -11,15 +11,15 @@ from torch.nn import functional as F
 
 from easytune_lib.blocks import Layers, gelu
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.diffusion.sampler import DDIM
 from easytune_lib.diffusion.schedule import NoiseSchedule
-from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
+from easytune_lib.models.official.features import FeatureDenoiser, respaced
+from easytune_lib.protocols import Prompts, TextFeatures
 
 UNREAD = ("sequence_pos_encoder.pe", "embed_timestep.sequence_pos_encoder.pe")
 """Sinusoids that official files hold twice; they are computed here."""
 
 
-class OfficialMDM(Denoiser):
+class OfficialMDM(FeatureDenoiser):
     """Predicts clean normalised features; the caption is a token, or is attended to.
 
     Three kinds, of which weights alone tell the first two apart:
@@ -56,8 +56,7 @@ class OfficialMDM(Denoiser):
     """
 
     prediction = "x0"
-    mean: Tensor
-    std: Tensor
+    called = "MDM"
 
     def __init__(
         self,
@@ -87,6 +86,7 @@ class OfficialMDM(Denoiser):
             raise ValueError("an encoder reads one token of text: leave words and emb_trans_dec")
         self.decodes, self.leads, self.words = arch == "trans_dec", emb_trans_dec, words
         self.mask_frames, self.frames, self.text_dim = mask_frames, frames, text_dim
+        self.whole = not mask_frames
         self.diffusion_steps, features = diffusion_steps, len(mean)
         sizes = (dim, heads, ff, dropout, gelu)
         if self.decodes:
@@ -104,8 +104,7 @@ class OfficialMDM(Denoiser):
         )
         self.embed_text = nn.Linear(text_dim, dim)
         self.dropout = nn.Dropout(dropout)
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.keep_statistics(mean, std)
 
     @classmethod
     def sizes(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -166,29 +165,6 @@ class OfficialMDM(Denoiser):
         tokens = self.embed_text(given.to(self.mean.dtype)) + time
         return tokens, ~text.token_mask if self.words else None
 
-    def normalise(self, motion: Float[Tensor, "batch frames features"], prompts: Prompts) -> Tensor:
-        """Physical features to the state that is diffused, of its length."""
-        state = (motion - self.mean) / self.std * prompts.mask[..., None]
-        return F.pad(state, (0, 0, 0, self.state_shape(prompts)[0] - state.shape[1]))
-
-    def decode(self, state: Float[Tensor, "batch frames features"], prompts: Prompts) -> Tensor:
-        """The state to physical features, cut to the longest motion, zero where padded."""
-        motion = state[:, : prompts.frames] * self.std + self.mean
-        return motion * prompts.mask[..., None]
-
-    def state_shape(self, prompts: Prompts) -> tuple[int, int]:
-        """One sample's state.
-
-        Raises:
-            ValueError: Motions are longer than ``frames``.
-        """
-        if prompts.frames > self.frames:
-            raise ValueError(
-                f"motions of {prompts.frames} frames, this MDM makes at most {self.frames}: ask "
-                "for shorter ones"
-            )
-        return prompts.frames if self.mask_frames else self.frames, len(self.mean)
-
     def diffusion(
         self,
         no_text: TextFeatures,
@@ -209,10 +185,9 @@ class OfficialMDM(Denoiser):
             ("",), torch.zeros_like(no_text.sentence[:1]), torch.zeros_like(no_text.tokens[:1, :1]),
             torch.ones_like(no_text.token_mask[:1, :1]),
         )  # fmt: skip
-        how = DDIM(spacing="leading") if sampler == "DDIM" else DDIM(eta=1.0, spacing="whole")
         return MotionDiffusion(
             self, NoiseSchedule.cosine(self.diffusion_steps), self.decode, self.state_shape,
-            zeros, n_steps, guidance, how,
+            zeros, n_steps, guidance, respaced(sampler),
         )  # fmt: skip
 
 

@@ -12,7 +12,9 @@ from easytune_lib.blocks import LearnedPositions, SkipTransformer, StepEmbedding
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.schedule import NoiseSchedule
 from easytune_lib.models.mld import VAE
+from easytune_lib.models.official.features import FeatureDenoiser
 from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
+from easytune_lib.storage import part
 
 Shape = tuple[int, ...]
 
@@ -261,7 +263,7 @@ class OfficialMLD(nn.Module):
         Raises:
             KeyError: A weight is missing.
         """
-        vae, denoiser = _sizes(_within(shapes, "vae.")), _sizes(_within(shapes, "denoiser."))
+        vae, denoiser = _sizes(part(shapes, "vae.")), _sizes(part(shapes, "denoiser."))
         latent_dim, dim = denoiser.pop("latent_dim", None), denoiser.pop("dim")
         return {
             "latents": shapes["vae.global_motion_token"][0] // 2,
@@ -284,7 +286,7 @@ class OfficialMLD(nn.Module):
         return self.vae.latents, self.vae.latent_dim
 
 
-class MotionDenoiser(CaptionedSkipTransformer):
+class MotionDenoiser(FeatureDenoiser, CaptionedSkipTransformer):
     """MLD's ablation without a VAE: predicts the noise in normalised features.
 
     It reads [time, caption, frames], padding too. So ``frames`` are diffused, whatever the
@@ -300,8 +302,7 @@ class MotionDenoiser(CaptionedSkipTransformer):
     Source: MLD's code, ``VAE_TYPE: no``.
     """
 
-    mean: Tensor
-    std: Tensor
+    whole = True
 
     def __init__(
         self,
@@ -317,8 +318,7 @@ class MotionDenoiser(CaptionedSkipTransformer):
             "mean": list(mean), "std": list(std), "frames": frames, "dim": dim, **sizes,
         }  # fmt: skip
         self.pose_embd, self.pose_proj = nn.Linear(len(mean), dim), nn.Linear(dim, len(mean))
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.keep_statistics(mean, std)
 
     @classmethod
     def sizes(cls, shapes: Mapping[str, Shape]) -> dict[str, Any]:
@@ -344,28 +344,6 @@ class MotionDenoiser(CaptionedSkipTransformer):
             self, NoiseSchedule.scaled_linear(), self.decode, self.state_shape, no_text,
             n_steps, guidance, decodes="x",
         )  # fmt: skip
-
-    def decode(self, state: Float[Tensor, "batch frames features"], prompts: Prompts) -> Tensor:
-        """The state to physical features, cut to the longest motion, zero where padded."""
-        motion = state[:, : prompts.frames] * self.std + self.mean
-        return motion * prompts.mask[..., None]
-
-    def state_shape(self, prompts: Prompts) -> tuple[int, int]:
-        """One sample's state: always ``frames``.
-
-        Raises:
-            ValueError: Motions are longer.
-        """
-        if prompts.frames > self.frames:
-            raise ValueError(
-                f"motions of {prompts.frames} frames, this model makes at most {self.frames}: "
-                "ask for shorter ones, or give it more frames"
-            )
-        return self.frames, len(self.mean)
-
-
-def _within(shapes: Mapping[str, Shape], prefix: str) -> dict[str, Shape]:
-    return {k.removeprefix(prefix): v for k, v in shapes.items() if k.startswith(prefix)}
 
 
 def _sizes(shapes: Mapping[str, Shape]) -> dict[str, Any]:

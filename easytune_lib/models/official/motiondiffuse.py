@@ -11,14 +11,14 @@ from torch.nn import functional as F
 
 from easytune_lib.blocks import Layers, gelu, step_waves
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.diffusion.sampler import DDIM
 from easytune_lib.diffusion.schedule import NoiseSchedule
-from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
+from easytune_lib.models.official.features import FeatureDenoiser, respaced
+from easytune_lib.protocols import Prompts, TextFeatures
 
 WORDS = 77  # CLIP's, padding among them
 
 
-class MotionDiffuse(Denoiser):
+class MotionDiffuse(FeatureDenoiser):
     """Predicts the noise in normalised features, by linear attention and stylization.
 
     A caption is read from CLIP ViT-B/32's states of all 77 tokens after its last norm (before
@@ -48,8 +48,7 @@ class MotionDiffuse(Denoiser):
     """
 
     prediction = "epsilon"
-    mean: Tensor
-    std: Tensor
+    called = "MotionDiffuse"
 
     def __init__(
         self,
@@ -75,6 +74,7 @@ class MotionDiffuse(Denoiser):
             "full_attention": full_attention,
         }  # fmt: skip
         self.dim, self.frames, self.full_attention = dim, frames, full_attention
+        self.whole = full_attention
         self.sequence_embedding = nn.Parameter(torch.randn(frames, dim))
         self.text_pre_proj = nn.Linear(clip_dim, text_dim)
         self.textTransEncoder = Layers(
@@ -93,8 +93,7 @@ class MotionDiffuse(Denoiser):
         self.out = nn.Linear(dim, len(mean))
         self._kept: WeakKeyDictionary[TextFeatures, tuple[list, tuple[Tensor, Tensor]]]
         self._kept = WeakKeyDictionary()
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.keep_statistics(mean, std)
 
     @classmethod
     def sizes(cls, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -165,31 +164,12 @@ class MotionDiffuse(Denoiser):
         words: Float[Tensor, "batch words dim"],
     ) -> Float[Tensor, "batch frames features"]:
         """The noise in ``x_t``, given what :meth:`read_text` says."""
-        self._check(x_t.shape[1])
+        self.check(x_t.shape[1])
         style = self.time_embed(step_waves(t, self.dim).to(x_t.dtype)) + caption
         x = self.joint_embed(x_t) + self.sequence_embedding[: x_t.shape[1]]
         for block in self.temporal_decoder_blocks:
             x = block(x, style, mask, words)
         return self.out(x)
-
-    def normalise(self, motion: Float[Tensor, "batch frames features"], prompts: Prompts) -> Tensor:
-        """Physical features to the state that is diffused, of its length."""
-        state = (motion - self.mean) / self.std * prompts.mask[..., None]
-        return F.pad(state, (0, 0, 0, self.state_shape(prompts)[0] - state.shape[1]))
-
-    def decode(self, state: Float[Tensor, "batch frames features"], prompts: Prompts) -> Tensor:
-        """The state to physical features, cut to the longest motion, zero where padded."""
-        motion = state[:, : prompts.frames] * self.std + self.mean
-        return motion * prompts.mask[..., None]
-
-    def state_shape(self, prompts: Prompts) -> tuple[int, int]:
-        """One sample's state: the longest motion of the batch; with full attention ``frames``.
-
-        Raises:
-            ValueError: Motions are longer than ``frames``.
-        """
-        self._check(prompts.frames)
-        return self.frames if self.full_attention else prompts.frames, len(self.mean)
 
     def diffusion(
         self,
@@ -207,18 +187,10 @@ class MotionDiffuse(Denoiser):
             sampler: DDPM draws noise at each step.
         """
         beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
-        how = DDIM(spacing="leading") if sampler == "DDIM" else DDIM(eta=1.0, spacing="whole")
         return MotionDiffusion(
             self, NoiseSchedule(torch.cumprod(1 - beta, 0)), self.decode, self.state_shape,
-            no_text, n_steps, guidance, how,
+            no_text, n_steps, guidance, respaced(sampler),
         )  # fmt: skip
-
-    def _check(self, frames: int) -> None:
-        if frames > self.frames:
-            raise ValueError(
-                f"motions of {frames} frames, this MotionDiffuse makes at most {self.frames}: ask "
-                "for shorter ones"
-            )
 
 
 class Stylization(nn.Module):

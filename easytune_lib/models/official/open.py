@@ -19,7 +19,7 @@ from easytune_lib.models.official.mld import MotionDenoiser, OfficialMLD
 from easytune_lib.models.official.motiondiffuse import MotionDiffuse
 from easytune_lib.models.official.motionlcm import MotionLCM
 from easytune_lib.motion.corpus import FeatureStats
-from easytune_lib.storage import save_tensors, write_json
+from easytune_lib.storage import part, save_tensors, write_json
 
 Model = OfficialMLD | MotionLCM | MotionDenoiser | OfficialMDM | MotionDiffuse
 
@@ -212,7 +212,7 @@ def _weights(
         return tensors, ()
     chosen = bool(_beside(path).get("use_ema", False)) if average is None else average
     prefix, other = ("model_avg.", "model") if chosen else ("model.", "model_avg")
-    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    own = part(tensors, prefix)
     if len(own) == len(tensors):
         return own, ()
     return own, (f"weights are those of {prefix[:-1]}; {other} is in it too",)
@@ -294,7 +294,7 @@ def _features(own: Mapping[str, Tensor]) -> int:
 
 
 def _part(name: str) -> str:
-    return next((part for start, part in PARTS.items() if name.startswith(start)), "network")
+    return next((kind for start, kind in PARTS.items() if name.startswith(start)), "network")
 
 
 def _header(path: Path) -> dict[str, Any]:
