@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from easytune_lib.metrics.intervals import interval
+from easytune_lib.metrics.intervals import spread
 from easytune_lib.records import RunRecord
 
 Verdict = Literal["holds", "does not hold here", "not shown here"]
@@ -36,6 +36,11 @@ def verdict(low: float | None, high: float | None, wanted: float = 0.0) -> Verdi
     return "does not hold here" if high < wanted else "not shown here"
 
 
+def held(yes: bool) -> Verdict:
+    """What a number that is counted, not estimated, says."""
+    return "holds" if yes else "does not hold here"
+
+
 def alignment_claims(
     record: RunRecord, rivals: Sequence[str], method: str = "EasyTune", metric: str = "mm_dist"
 ) -> list[Claim]:
@@ -58,7 +63,7 @@ def alignment_claims(
         if not seeds:
             continue
         gains = [100 * (1 - rows[method, seed] / rows[rival, seed]) for seed in seeds]
-        mean, low, high = interval(gains) if len(gains) > 1 else (gains[0], None, None)
+        mean, low, high = spread(gains)
         claims.append(
             Claim(
                 f"{method} aligns better than {rival} (MM-Dist)",
@@ -86,10 +91,10 @@ def memory_claims(record: RunRecord) -> list[Claim]:
     rows = record.tables["memory_by_k"]
     steps = max(row["steps"] for row in rows)
     for base in dict.fromkeys(row["base"] for row in rows):
-        held = {
+        saved = {
             r["method"]: r["saved_mib"] for r in rows if (r["base"], r["steps"]) == (base, steps)
         }
-        share = 100 * held["EasyTune"] / held["DRaFT"]
+        share = 100 * saved["EasyTune"] / saved["DRaFT"]
         claims.append(
             Claim(
                 f"EasyTune needs a third of DRaFT-{steps}'s additional memory",
@@ -99,7 +104,7 @@ def memory_claims(record: RunRecord) -> list[Claim]:
                 None,
                 None,
                 "%",
-                "holds" if share < 31.16 else "does not hold here",
+                held(share < 31.16),
                 record.run_id,
                 "full/backbone_cost",
             )
@@ -128,7 +133,7 @@ def gradient_claims(record: RunRecord) -> list[Claim]:
             None,
             None,
             "",
-            "holds" if ratio < 0.1 else "does not hold here",
+            held(ratio < 0.1),
             record.run_id,
             f"full/gradient_norms_{record.parameters['base']}",
         )
@@ -153,7 +158,7 @@ def noise_claims(record: RunRecord) -> list[Claim]:
             None,
             None,
             "",
-            "holds" if found["x_t_at_half"] > 0.9 else "does not hold here",
+            held(found["x_t_at_half"] > 0.9),
             record.run_id,
             figure,
         ),
@@ -165,7 +170,7 @@ def noise_claims(record: RunRecord) -> list[Claim]:
             None,
             None,
             "",
-            "holds" if excess > 0 else "does not hold here",
+            held(excess > 0),
             record.run_id,
             f"full/noise_apart_{base}",
         ),
@@ -189,7 +194,7 @@ def refinement_claims(record: RunRecord, arm: str = "SPL") -> list[Claim]:
         }
         for against, paper in (("before", "1.72 points"), ("plain", "")):
             gains = [v - found[against, seed] for (model, seed), v in found.items() if model == arm]
-            mean, low, high = interval(gains) if len(gains) > 1 else (gains[0], None, None)
+            mean, low, high = spread(gains)
             words = {"before": "than it was before", "plain": "than as many plain steps"}
             claims.append(
                 Claim(

@@ -20,9 +20,9 @@ import torch
 from easytune_lib.analysis.cost import measure
 from easytune_lib.checkpoints import fit
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.finetune.loop import Anchor, Update, batches, finetune
+from easytune_lib.finetune.loop import Anchor, Update, batches, finetune, trainable
 from easytune_lib.finetune.methods import DRaFT, EasyTune, recorded
-from easytune_lib.metrics.intervals import interval
+from easytune_lib.metrics.intervals import spread
 from easytune_lib.protocols import Denoiser, FineTuneMethod
 from easytune_lib.recipes import RewardNoise
 from easytune_lib.records import RunRecord, run_id
@@ -123,8 +123,8 @@ def tuned(bench: Workbench, run: Run, scratch: Path) -> Iterator[Progress]:
 
 def _tune(bench: Workbench, run: Run, path: Path) -> Iterator[Progress]:
     """Spend the budget, and write tuned weights and curve to ``path``."""
-    denoiser = deepcopy(bench.model.denoiser).requires_grad_()
-    model = replace(bench.model, denoiser=denoiser, n_steps=run.n_steps)
+    model = trainable(replace(bench.model, n_steps=run.n_steps))
+    denoiser = model.denoiser
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=run.lr, weight_decay=0.0, fused=True)
     state = path.with_name("state.safetensors")
     curve, start, spent = resume_state(state, denoiser, optimizer)
@@ -252,8 +252,7 @@ def run_all(
                 f"[{done + count}/{len(planned)}] {run.base} {run.label}, lr {run.lr:g}, "
                 f"seed {run.seed}: done, {left / 60:.1f} min left"
             )
-    records = [_record(run, scratch) for run in planned]
-    return [record for record in records if record is not None]
+    return [RunRecord.load(scratch / run.record_id) for run in planned]
 
 
 def _record(run: Run, scratch: Path) -> RunRecord | None:
@@ -330,12 +329,12 @@ def summary(
         line: dict[str, Any] = {"method": method, "split": split, "seeds": len(own)}
         for metric in metrics:
             gains = [row[metric] - base[metric] for row in own]
-            spread = interval(gains) if len(gains) > 1 else None
+            gain, low, high = spread(gains)
             line |= {
                 metric: _mean([row[metric] for row in own]),
-                f"{metric}_gain": _mean(gains),
-                f"{metric}_gain_low": spread.low if spread else None,
-                f"{metric}_gain_high": spread.high if spread else None,
+                f"{metric}_gain": gain,
+                f"{metric}_gain_low": low,
+                f"{metric}_gain_high": high,
             }
         result.append(line)
     return result
@@ -404,7 +403,7 @@ def cost_rows(
         batch_size: Prompts.
         seed: Of prompts, noise and the methods' choices.
     """
-    model = replace(bench.model, denoiser=deepcopy(bench.model.denoiser).requires_grad_())
+    model = trainable(bench.model)
     still = torch.optim.SGD(model.denoiser.parameters(), lr=0.0)
 
     def once(method: FineTuneMethod) -> Callable[[], Iterator[Update]]:

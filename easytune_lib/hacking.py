@@ -5,7 +5,6 @@ judge, kinematics, diversity, and the distance from the base.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,14 @@ from torch import Tensor
 from easytune_lib.comparison import Progress, resume_state, save_state
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout, sample
-from easytune_lib.finetune.loop import Anchor, batches, finetune
+from easytune_lib.finetune.loop import Anchor, batches, finetune, trainable
 from easytune_lib.finetune.methods import recorded
 from easytune_lib.metrics.report import embed_motions
 from easytune_lib.plan import GradientPlan
 from easytune_lib.protocols import FineTuneMethod
 from easytune_lib.records import RunRecord, run_id
 from easytune_lib.seeding import stream
-from easytune_lib.workbench import Base, Workbench, judged
+from easytune_lib.workbench import Base, Workbench, in_parts, judged
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def overtrained(bench: Workbench, course: Course, scratch: Path) -> Iterator[Pro
             f"the course is for weights {course.weights}, the bench has {bench.digest}"
         )
     base = replace(bench.model, n_steps=course.n_steps)
-    model = replace(base, denoiser=deepcopy(base.denoiser).requires_grad_())
+    model = trainable(base)
     weights = list(model.denoiser.parameters())
     optimizer = torch.optim.AdamW(weights, lr=course.lr, weight_decay=0.0, fused=True)
     state = scratch / course.record_id / "state.safetensors"
@@ -157,8 +156,7 @@ def run_courses(
                     f"[{number}/{len(courses)}] {course.label}, seed {course.seed}: "
                     f"{step.updates} of {course.updates} updates, reward {step.reward:.3f}"
                 )
-    found = [RunRecord.find(scratch, "hacking", course.parameters) for course in courses]
-    return [record for record in found if record is not None]
+    return [RunRecord.load(scratch / course.record_id) for course in courses]
 
 
 def look_rows(courses: Sequence[Course], records: Sequence[RunRecord]) -> list[dict[str, Any]]:
@@ -225,15 +223,13 @@ def agreement(
         count: Prompts; 0 takes all.
     """
     chosen = bench.prompts[split].first(count).prompts
+    text = bench.judge.embed_text(chosen.texts)
     rewards, nearness = [], []
     for seed in range(noise_seeds):
         motion = sample(model, chosen, stream(seed, "agreement"))
-        parts = torch.arange(len(chosen)).split(64)
-        rewards.append(torch.cat([
-            bench.reward(motion[rows, : chosen[rows].frames], chosen[rows]) for rows in parts
-        ]))  # fmt: skip
+        rewards.append(in_parts(bench.reward, motion, chosen))
         seen = embed_motions(bench.judge, motion, chosen.lengths)
-        nearness.append(-(bench.judge.embed_text(chosen.texts) - seen).norm(dim=1))
+        nearness.append(-(text - seen).norm(dim=1))
     a, b = torch.stack(rewards, dim=1), torch.stack(nearness, dim=1)
     within = [_spearman(x, y) for x, y in zip(a, b, strict=True)]
     return {"across": _spearman(a.flatten(), b.flatten()), "within": sum(within) / len(within)}

@@ -32,6 +32,7 @@ from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.text.encoders import MiniLM
 from easytune_lib.text.table import CaptionTable
 from easytune_lib.training import Objective, TrainingPlan, TrainingStep, train
+from easytune_lib.workbench import in_parts
 
 TOP = (1, 2, 3, 5, 10)
 
@@ -91,10 +92,7 @@ class RetrievalTest:
         """Unit vectors of the captions and of the motions of a set."""
         clips, reward = self.sets[name], AlignmentReward(model)
         asked = Prompts(self.table(clips.texts), clips.lengths)
-        motion = torch.cat([
-            reward.embed(clips.features[rows, : asked[rows].frames], asked[rows])
-            for rows in torch.arange(len(clips)).split(64)
-        ])  # fmt: skip
+        motion = in_parts(reward.embed, clips.features, asked)
         return F.normalize(reward.embed_text(asked.text), dim=-1), F.normalize(motion, dim=-1)
 
     def names(self, name: str) -> Sequence[str]:
@@ -226,8 +224,7 @@ def run_arms(
                         f"[{number}/{len(arms)}] {arm.label}, seed {arm.seed}: {what} for "
                         f"{step.step} of {step.steps} steps, {step.eta / 60:.1f} min left"
                     )
-    found = [RunRecord.find(scratch, "refine", arm.parameters) for arm in arms]
-    return [record for record in found if record is not None]
+    return [RunRecord.load(scratch / arm.record_id) for arm in arms]
 
 
 def recall_rows(arms: Sequence[Arm], records: Sequence[RunRecord]) -> list[dict[str, Any]]:

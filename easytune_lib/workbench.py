@@ -1,7 +1,7 @@
 """The bench that every notebook opens: a base model, the reward, the judge, and prompts."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -238,11 +238,19 @@ def judged_motion(
         distinct="label" if all(chosen.labels) else "caption",
         group_size=_groups(chosen)[1], embedded=embedded,
     )  # fmt: skip
-    rewards = [
-        bench.reward(motion[rows, : chosen.prompts[rows].frames], chosen.prompts[rows])
-        for rows in torch.arange(len(chosen)).split(64)
-    ]
-    return {**vars(scores), "reward": float(torch.cat(rewards).mean())}
+    rewards = in_parts(bench.reward, motion, chosen.prompts)
+    return {**vars(scores), "reward": float(rewards.mean())}
+
+
+@torch.no_grad()
+def in_parts(
+    read: Callable[[Tensor, Prompts], Tensor],
+    motion: Float[Tensor, "batch frames features"],
+    prompts: Prompts,
+) -> Float[Tensor, "batch *rest"]:
+    """What a reward, or its ``embed``, says of many motions, read 64 at a time."""
+    parts = ((motion[rows], prompts[rows]) for rows in torch.arange(len(prompts)).split(64))
+    return torch.cat([read(motion[:, : asked.frames], asked) for motion, asked in parts])
 
 
 @torch.no_grad()

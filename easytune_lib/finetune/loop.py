@@ -103,6 +103,11 @@ class Tuning:
     micro_batch: int | None = 8
 
 
+def trainable(model: MotionDiffusion) -> MotionDiffusion:
+    """The same with a copy of its denoiser, to be tuned; what was given stays as it is."""
+    return replace(model, denoiser=deepcopy(model.denoiser).requires_grad_())
+
+
 def batches(
     model: MotionDiffusion, pool: Prompts, size: int, seed: int, start: int = 0
 ) -> Iterator[Batch]:

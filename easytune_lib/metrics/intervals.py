@@ -36,6 +36,11 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
+def spread(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """As :func:`interval`, but of a single run: its value, and no ends."""
+    return interval(values) if len(values) > 1 else (float(values[0]), None, None)
+
+
 def band(name: str, rows: Sequence[Sequence[float]]) -> dict[str, list[float]]:
     """A series with its band, as records and figures have it: mean and :func:`interval` a row."""
     found = [interval(row) for row in rows]

@@ -4,8 +4,10 @@ Each is drawn from one record and the keys that its docstring names; ``width`` i
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -148,9 +150,7 @@ def plot_ranking_by_step(record: RunRecord, width: float = PAGE) -> Figure:
             if key not in record.series:
                 continue
             steps = range(len(record.series[key]))
-            ax.plot(steps, record.series[key], color=colors[reward], label=reward)
-            low, high = (record.series[f"{key}_{end}"] for end in ("low", "high"))
-            ax.fill_between(steps, low, high, color=colors[reward], alpha=0.15, lw=0)
+            _banded(ax, record, key, steps, colors[reward], label=reward)
         ax.set(xlabel="denoising step (0: noise)", ylim=(0, 1), title=method_style(state)["label"])
         ax.axhline(1 / 32, color=GREY, lw=0.8, ls=":")
     axes[0].set_ylabel("own motion ranked first")
@@ -192,9 +192,7 @@ def plot_noise_apart(record: RunRecord, width: float = PAGE) -> Figure:
             if key not in record.series:
                 continue
             color, style = look[reader]
-            ax.plot(level, record.series[key], color=color, ls=style, label=reader)
-            low, high = (record.series[f"{key}_{end}"] for end in ("low", "high"))
-            ax.fill_between(level, low, high, color=color, alpha=0.15, lw=0)
+            _banded(ax, record, key, level, color, ls=style, label=reader)
         ax.set(xlabel="share of the variance that is noise", title=f"noise on the {place}")
     axes[0].set_ylabel("cosine to the clean one")
     handles = {}
@@ -249,3 +247,12 @@ def plot_hacking(
     handles, names = axes[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside upper center", ncols=len(names))
     return fig
+
+
+def _banded(
+    ax: Axes, record: RunRecord, key: str, x: Sequence[int | float], color: str, **style: Any
+) -> None:
+    """One series between its ends."""
+    ax.plot(x, record.series[key], color=color, **style)
+    low, high = (record.series[f"{key}_{end}"] for end in ("low", "high"))
+    ax.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
