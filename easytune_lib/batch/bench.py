@@ -73,7 +73,8 @@ class World:
 def latent(size: Size) -> World:
     """MLD (1 x 256, 9 and 9 layers) and the SPM, both as published."""
     zeros, ones = [0.0] * 263, [1.0] * 263
-    with _seeded(size.seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(size.seed)
         mld, spm = OfficialMLD(zeros, ones), OfficialSPM(zeros, ones)
     no_text = _captions(1, 768, 1024, size.seed)
     model = mld.eval().diffusion(no_text, size.n_steps)
@@ -82,7 +83,8 @@ def latent(size: Size) -> World:
 
 def feature(size: Size) -> World:
     """The laptop's MDM and SPM, in the space of features."""
-    with _seeded(size.seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(size.seed)
         network, spm = MDM(), SPM()
     model = network.eval().diffusion(_captions(1, 384, 384, size.seed), size.n_steps)
     return World(model, spm, _batch(model, _captions(size.batch_size, 384, 384, size.seed), size))
@@ -386,20 +388,6 @@ def _batch(model: MotionDiffusion, text: TextFeatures, size: Size) -> Batch:
     lengths = 4 * torch.randint(10, LONGEST // 4 + 1, (len(text),), generator=rng)
     prompts = Prompts(text, lengths)
     return Batch(0, model.draw_noise(prompts, rng), prompts, rng)
-
-
-class _seeded:
-    """The first weights of networks, drawn from a global state that is then restored."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-
-    def __enter__(self) -> None:
-        self.state = torch.get_rng_state()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_rng_state(self.state)
 
 
 def _processor() -> str:
