@@ -12,8 +12,9 @@ FLOORS = {
     1: ("motion", "diffusion", "text", "blocks", "training"),
     2: ("models", "rewards", "metrics"),
     3: ("finetune", "analysis"),
-    4: ("viz", "recipes", "workbench", "comparison", "claims", "refinement", "hacking", "study"),
-    5: ("batch", "__main__"),
+    4: ("viz", "recipes", "workbench"),
+    5: ("experiments",),
+    6: ("batch", "__main__"),
 }
 FLOOR = {part: floor for floor, parts in FLOORS.items() for part in parts}
 APART = {1, 3}  # floors whose parts do not know each other

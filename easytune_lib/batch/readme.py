@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from easytune_lib.batch.notebook import read_notebook
-from easytune_lib.claims import longest
+from easytune_lib.experiments.claims import longest
 from easytune_lib.records import RunRecord
 
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,7 @@ import pytest
 import torch
 from tiny_world import tiny_bench
 
-from easytune_lib.finetune.methods import EasyTune
-from easytune_lib.hacking import (
+from easytune_lib.experiments.hacking import (
     Course,
     agreement,
     drift,
@@ -17,6 +16,7 @@ from easytune_lib.hacking import (
     parting_rows,
     run_courses,
 )
+from easytune_lib.finetune.methods import EasyTune
 from easytune_lib.records import RunRecord
 
 BENCH = tiny_bench()

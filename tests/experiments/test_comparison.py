@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny_world import tiny_bench
 
-from easytune_lib import comparison
-from easytune_lib.comparison import (
+from easytune_lib.experiments import comparison
+from easytune_lib.experiments.comparison import (
     Progress,
     Run,
     base_rows,

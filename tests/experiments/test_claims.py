@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from easytune_lib.claims import (
+from easytune_lib.experiments.claims import (
     alignment_claims,
     all_claims,
     gradient_claims,
@@ -17,7 +17,7 @@ from easytune_lib.claims import (
 )
 from easytune_lib.records import RunRecord
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from easytune_lib.comparison import Progress, resume_state, save_state
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout, sample
+from easytune_lib.experiments.comparison import Progress, resume_state, save_state
 from easytune_lib.finetune.loop import Anchor, batches, finetune, trainable
 from easytune_lib.finetune.methods import recorded
 from easytune_lib.metrics.report import embed_motions

@@ -6,9 +6,8 @@ import pytest
 import torch
 from tiny_world import StubEncoder, tiny_corpus
 
-from easytune_lib import refinement
-from easytune_lib.records import RunRecord
-from easytune_lib.refinement import (
+from easytune_lib.experiments import refinement
+from easytune_lib.experiments.refinement import (
     TOP,
     Arm,
     Bench,
@@ -22,6 +21,7 @@ from easytune_lib.refinement import (
     sweep_rows,
     win_rows,
 )
+from easytune_lib.records import RunRecord
 from easytune_lib.rewards.spl import SPL, OfficialSPL
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.text.table import CaptionTable

@@ -12,10 +12,7 @@ from scipy.stats import binomtest
 from tiny_world import StubEncoder, tiny_bench
 
 from easytune_lib.diffusion.rollout import sample
-from easytune_lib.protocols import Prompts
-from easytune_lib.seeding import stream
-from easytune_lib.storage import save_tensors
-from easytune_lib.study import (
+from easytune_lib.experiments.study import (
     Share,
     Study,
     Vote,
@@ -33,6 +30,9 @@ from easytune_lib.study import (
     tally,
     votes_by_score,
 )
+from easytune_lib.protocols import Prompts
+from easytune_lib.seeding import stream
+from easytune_lib.storage import save_tensors
 
 PAIRS = 12
 EVIL = '=HYPERLINK("http://x")<script>'
