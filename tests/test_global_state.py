@@ -24,7 +24,9 @@ GLOBAL_CALLS = {
     "print", "input", "exec", "eval",
 }  # fmt: skip
 LEGACY_RANDOM = {"rand", "randn", "randint", "random", "choice", "shuffle", "normal", "uniform"}
-ALLOWED = {"comparison.py": "torch.set_num_threads"}  # by the entry of a process of its own
+ALLOWED = {
+    "experiments/comparison.py": "torch.set_num_threads"
+}  # by the entry of a process of its own
 SAMPLERS = {"torch.rand", "torch.randn", "torch.randint", "torch.randperm", "torch.multinomial"}
 
 
