@@ -5,6 +5,7 @@ judge, kinematics, diversity, and the distance from the base.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
+from easytune_lib.checkpoints import fit, read_checkpoint
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout, sample
 from easytune_lib.experiments.comparison import Progress, resume_state, save_state
@@ -24,6 +26,7 @@ from easytune_lib.plan import GradientPlan
 from easytune_lib.protocols import FineTuneMethod
 from easytune_lib.records import RunRecord, run_id
 from easytune_lib.seeding import stream
+from easytune_lib.storage import save_tensors
 from easytune_lib.workbench import Base, Workbench, in_parts, judged
 
 
@@ -58,10 +61,8 @@ class Course:
 def overtrained(bench: Workbench, course: Course, scratch: Path) -> Iterator[Progress]:
     """Run a course, with a look at the start and every ``course.every`` updates.
 
-    Writes a record with ``tables["looks"]``: one row a look and split ("validation" and "test"),
-    with ``updates``, all that :func:`judged` says, ``drift`` (mean squared distance of the noise
-    estimates from the base's, over the base's own rollout) and ``moved`` (of the weights,
-    relative). A course whose record exists is done; a killed one goes on from its last look.
+    Writes a record with ``tables["looks"]``, the rows of every :func:`look`, and beside it the
+    tuned weights. A course whose record exists is done; a killed one goes on from its last look.
 
     Raises:
         ValueError: The bench has other weights than the course is for.
@@ -80,7 +81,7 @@ def overtrained(bench: Workbench, course: Course, scratch: Path) -> Iterator[Pro
     curve, start, _ = resume_state(state, model.denoiser, optimizer)
     curve.setdefault("looks", [])
     if not curve["looks"]:
-        curve["looks"] += _look(bench, base, model, course, 0)
+        curve["looks"] += look(bench, model, 0, course.prompts)
     anchor = Anchor(base, course.anchor) if course.anchor else None
     pool = bench.prompts["finetune"].prompts
     given = batches(model, pool, course.batch_size, course.seed, start)
@@ -93,10 +94,12 @@ def overtrained(bench: Workbench, course: Course, scratch: Path) -> Iterator[Pro
         done = count >= course.updates
         due = count // course.every > curve["looks"][-1]["updates"] // course.every
         if update.last and (done or due):
-            curve["looks"] += _look(bench, base, model, course, count)
+            curve["looks"] += look(bench, model, count, course.prompts)
             save_state(state, model.denoiser, optimizer, curve, update.batch + 1, 0.0)
         if update.last and done:
             break
+    network = {"network": getattr(model.denoiser, "config", {})}
+    save_tensors(weights_of(course, scratch), model.denoiser.state_dict(), network)
     RunRecord(
         "hacking", course.parameters, series={"reward": curve["reward"]},
         tables={"looks": curve["looks"]},
@@ -104,13 +107,60 @@ def overtrained(bench: Workbench, course: Course, scratch: Path) -> Iterator[Pro
     state.unlink(missing_ok=True)
 
 
-def _look(
-    bench: Workbench, base: MotionDiffusion, model: MotionDiffusion, course: Course, updates: int
+def weights_of(course: Course, scratch: Path) -> Path:
+    """Where the tuned weights of a finished course are."""
+    return scratch / course.record_id / "tuned.safetensors"
+
+
+def look(
+    bench: Workbench, model: MotionDiffusion, updates: int, prompts: int = 0
 ) -> list[dict[str, Any]]:
+    """Reward, judge, kinematics, diversity, and the distance from the base, of one model.
+
+    One row a split ("validation" and "test"), with ``updates``, all that :func:`judged` says,
+    ``drift`` (see :func:`drift`) and ``moved`` (see :func:`moved`).
+
+    Args:
+        bench: Whose base, reward, judge and prompts.
+        model: The base itself, or one that was tuned; its number of sampling steps is taken.
+        updates: What it was tuned for.
+        prompts: Judged of each split; 0 takes all.
+    """
+    base = replace(bench.model, n_steps=model.n_steps)
     away = {"updates": updates, "drift": drift(bench, base, model), "moved": moved(base, model)}
     return [
-        {"split": split, **away, **judged(bench, model, split, [0], course.prompts)[0]}
+        {"split": split, **away, **judged(bench, model, split, [0], prompts)[0]}
         for split in ("validation", "test")
+    ]
+
+
+def examined(
+    bench: Workbench, files: Sequence[Path | str], label: str, seed: int = 0, prompts: int = 0
+) -> list[dict[str, Any]]:
+    """The same looks at models that were tuned elsewhere, by any method and any reward.
+
+    The first look is at the base; ``updates`` counts the files. The rows are those of
+    :func:`look_rows`, for :func:`parting_rows`.
+
+    Args:
+        bench: Whose base they were tuned from.
+        files: Weights of its denoiser, in the order in which they were saved.
+        label: Their name in figures.
+        seed: Of their training, where there are several.
+        prompts: Judged of each split; 0 takes all.
+
+    Raises:
+        ValueError: A file cannot be read, or holds another network; says what.
+    """
+    models = [bench.model]
+    for file in files:
+        denoiser = deepcopy(bench.model.denoiser)
+        fit(denoiser, read_checkpoint(file), file)
+        models.append(replace(bench.model, denoiser=denoiser))
+    return [
+        {"method": label, "seed": seed, "anchor": 0.0, **row}
+        for count, model in enumerate(models)
+        for row in look(bench, model, count, prompts)
     ]
 
 

@@ -47,7 +47,7 @@ class AlignmentReward:
         Raises:
             ValueError: ``motion`` is not padded to ``prompts.frames``.
         """
-        return F.cosine_similarity(self.embed(motion, prompts, t), self.embed_text(prompts.text))
+        return F.cosine_similarity(self.embed(motion, prompts, t), self.embed_text(prompts.text, t))
 
     def embed(
         self,
@@ -61,13 +61,24 @@ class AlignmentReward:
             ValueError: ``motion`` is not padded to ``prompts.frames``.
         """
         prompts.check(motion)
-        if t is not None and self._times is not None:
-            t = self._times.to(t.device)[t]
-        return self.model.encode_motion(motion.to(self.model.mean.dtype), prompts.mask, t)[0]
+        motion = motion.to(self.model.mean.dtype)
+        return self.model.encode_motion(motion, prompts.mask, self._told(t))[0]
 
-    def embed_text(self, text: TextFeatures) -> Float[Tensor, "batch latent"]:
-        """Mean latent of each caption; computed once and kept while ``text`` is."""
+    @torch.no_grad()
+    def embed_text(
+        self, text: TextFeatures, t: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch latent"]:
+        """Mean latent of each caption.
+
+        It is computed once and kept while ``text`` is; but anew where the model tells its text
+        encoder a step (modes M0T1 and M1T1) and there is one to tell.
+        """
+        if self.model.tells_text and t is not None:
+            return self.model.encode_text(text, self._told(t))[0]
         if text not in self._latents:
-            with torch.no_grad():
-                self._latents[text] = self.model.encode_text(text)[0]
+            self._latents[text] = self.model.encode_text(text)[0]
         return self._latents[text]
+
+    def _told(self, t: Int[Tensor, " batch"] | None) -> Int[Tensor, " batch"] | None:
+        """A step as one of the schedule that the model knows."""
+        return t if t is None or self._times is None else self._times.to(t.device)[t]

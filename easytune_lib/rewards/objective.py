@@ -195,7 +195,7 @@ def spm_loss(
     clean = model.normalise(batch.features, mask)
     seen, t = (batch.features, None) if noise is None else noise(model, batch, rng)
     motion = model.encode_motion(seen, mask, t)
-    caption = model.encode_text(text)
+    caption = model.encode_text(text, t)
     unit = (torch.zeros_like(motion[0]), torch.zeros_like(motion[0]))
 
     def sample(gaussian: Gaussian) -> Tensor:

@@ -59,6 +59,7 @@ class SPM(nn.Module):
     as a token in front of its queries.
     """
 
+    tells_text = False  # nothing tells the text encoder a step
     mean: Tensor
     std: Tensor
 
@@ -143,8 +144,8 @@ class SPM(nn.Module):
             tokens, keep = torch.cat([self.time(t)[:, None], tokens], dim=1), with_tokens(keep, 1)
         return self.motion_encoder(tokens, keep)
 
-    def encode_text(self, text: TextFeatures) -> Gaussian:
-        """Mean and log-variance of the latent of each caption."""
+    def encode_text(self, text: TextFeatures, t: Int[Tensor, " batch"] | None = None) -> Gaussian:
+        """Mean and log-variance of the latent of each caption; ``t`` is ignored."""
         return self.text_encoder(self.read_text(text.tokens.to(self.mean.dtype)), text.token_mask)
 
     def decode(

@@ -10,11 +10,13 @@ from easytune_lib.experiments.hacking import (
     Course,
     agreement,
     drift,
+    examined,
     look_rows,
     moved,
     overtrained,
     parting_rows,
     run_courses,
+    weights_of,
 )
 from easytune_lib.finetune.methods import EasyTune
 from easytune_lib.records import RunRecord
@@ -54,6 +56,21 @@ def test_a_killed_course_goes_on_from_its_last_look(tmp_path):
         for name in ("killed", "unbroken")
     )
     assert (killed.tables, killed.series) == (unbroken.tables, unbroken.series)
+
+
+def test_a_model_from_elsewhere_is_looked_at_in_the_same_way(tmp_path):
+    (record,) = run_courses(BENCH, [COURSE], tmp_path, lambda line: None)
+    bench = replace(BENCH, model=replace(BENCH.model, n_steps=COURSE.n_steps))
+    rows = examined(bench, [weights_of(COURSE, tmp_path)], "mine", prompts=COURSE.prompts)
+    known = [row for row in record.tables["looks"] if row["updates"] in (0, COURSE.updates)]
+    for row, expected in zip(rows, known, strict=True):
+        assert row == {"method": "mine", "seed": 0, "anchor": 0.0} | expected | {
+            "updates": expected["updates"] // COURSE.updates
+        }
+    assert parting_rows(rows)[0]["end"] == 1
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="does not fit"):
+        examined(bench, [tmp_path / "other.pt"], "other")
 
 
 def test_an_anchor_keeps_the_model_near(tmp_path):

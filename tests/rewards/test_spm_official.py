@@ -262,6 +262,16 @@ class TestAsReward:
         translated = AlignmentReward(model, NoiseSchedule.cosine())(batch.features, prompts, t)
         assert not torch.equal(translated, reward(batch.features, prompts, t))
 
+    @pytest.mark.parametrize("mode", MODES)
+    def test_captions_are_told_the_step_where_the_model_tells_them(self, mode, batch, prompts):
+        model, t = tiny(mode), torch.full((len(batch),), 500)
+        reward = AlignmentReward(model)
+        told = {"text": t, "both": t}.get(mode)
+        seen, read = model.encode_motion(batch.features, batch.mask, t)[0], prompts.text
+        expected = F.cosine_similarity(seen, model.encode_text(read, told)[0])
+        reward(batch.features, prompts)  # what is kept of a clean motion's caption misleads nobody
+        torch.testing.assert_close(reward(batch.features, prompts, t), expected)
+
     @pytest.mark.parametrize("lengths", [(5, 9), (7, 31)])
     def test_any_number_of_frames_will_do(self, lengths, features):
         reward = AlignmentReward(tiny())
@@ -269,11 +279,11 @@ class TestAsReward:
         prompts = Prompts(features(texts), torch.tensor(lengths))
         assert reward(torch.randn(2, max(lengths), 6), prompts).isfinite().all()
 
-    @pytest.mark.parametrize("mode", ["none", "motion"])
+    @pytest.mark.parametrize("mode", MODES)
     def test_it_is_trained_by_the_loss_of_the_laptop_model(self, mode, batch, features):
         """The gradient reaches every parameter that has a part in it."""
         model = tiny(mode).train()
-        noise = StepNoise() if mode == "motion" else None
+        noise = None if mode == "none" else StepNoise()
         rng = torch.Generator().manual_seed(0)
         loss, _ = spm_loss(model, batch, features(batch.texts), rng, noise=noise)
         loss.backward()
