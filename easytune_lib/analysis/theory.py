@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from easytune_lib.seeding import stream
+
 
 def convergence_bound(
     gap: float, smoothness: float, rate: float, updates: int, noise: float, bias: float = 0.0
@@ -132,3 +134,47 @@ class ShiftChain:
 
     def _mean(self, values: Iterable[float]) -> float:
         return sum(values) / self.n_steps
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """The mean squared gradient of a descent, against what the theorem allows."""
+
+    updates: int  # K
+    rate: float
+    measured: float  # mean over seeds and updates
+    bound: float
+    floor: float  # delta^2, which no number of updates takes away
+
+
+def convergence(
+    chain: ShiftChain, updates: int, batch: int = 8, seeds: int = 6, start: float = -1.0
+) -> Convergence:
+    """Descend on EasyTune's gradient at a rate of K^(-1/2), and hold it against the bound.
+
+    sigma and delta are the largest over the interval that was visited, at whose ends both are
+    largest.
+
+    Args:
+        chain: What is descended on.
+        updates: K.
+        batch: Trajectories an update.
+        seeds: Runs.
+        start: Theta at the beginning.
+    """
+    curvature, optimum = chain.smoothness, chain.optimum
+    rate = min(1.0, 3 / updates**0.5) / curvature
+    visited = [
+        theta
+        for seed in range(seeds)
+        for theta in chain.descent(
+            start, [rate] * updates, batch, stream(seed, "convergence", updates)
+        )[:-1]
+    ]
+    mean = sum((curvature * (theta - optimum)) ** 2 for theta in visited) / len(visited)
+    gap = chain.objective(start) - chain.objective(optimum)
+    ends = min(visited), max(visited)
+    noise = max(chain.noise(theta, batch) for theta in ends)
+    bias = max(abs(chain.easytune(theta) - chain.gradient(theta)) for theta in ends)
+    bound = convergence_bound(gap, curvature, rate, updates, noise, bias)
+    return Convergence(updates, rate, mean, bound, bias**2)

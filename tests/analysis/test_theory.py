@@ -7,7 +7,7 @@ import torch
 from toy import rng, text, toy
 
 from easytune_lib.analysis.gradients import gradient_bias, reward_gradient
-from easytune_lib.analysis.theory import ShiftChain, convergence_bound
+from easytune_lib.analysis.theory import ShiftChain, convergence, convergence_bound
 from easytune_lib.plan import GradientPlan
 from easytune_lib.protocols import Denoiser, Prompts
 
@@ -82,30 +82,16 @@ def test_the_noise_is_that_of_the_descent():
     assert deviation == pytest.approx(chain.noise(0.2, 4), rel=0.06)
 
 
-def _measured_and_bound(chain, updates, batch=8, seeds=6, start=-1.0):
-    curvature, optimum = chain.smoothness, chain.optimum
-    rate = min(1.0, 3 / updates**0.5) / curvature
-    paths = [chain.descent(start, [rate] * updates, batch, rng(s))[:-1] for s in range(seeds)]
-    visited = [theta for path in paths for theta in path]
-    mean = sum((curvature * (theta - optimum)) ** 2 for theta in visited) / len(visited)
-    gap = chain.objective(start) - chain.objective(optimum)
-    ends = min(visited), max(visited)  # all is linear or convex in theta
-    noise = max(chain.noise(theta, batch) for theta in ends)
-    bias = max(abs(chain.easytune(theta) - chain.gradient(theta)) for theta in ends)
-    return mean, convergence_bound(gap, curvature, rate, updates, noise, bias), bias
-
-
 @pytest.mark.parametrize("n_steps", [1, 2, 8])
 def test_the_mean_squared_gradient_stays_below_the_bound(n_steps):
     """At several lengths; with one step there is no bias, and both fall as K^(-1/2)."""
-    chain = ShiftChain(n_steps=n_steps)
-    results = {k: _measured_and_bound(chain, k) for k in (25, 100, 400)}
-    for measured, bound, _ in results.values():
-        assert 0 < measured <= bound
+    few, more, many = (convergence(ShiftChain(n_steps=n_steps), k) for k in (25, 100, 400))
+    for found in (few, more, many):
+        assert 0 < found.measured <= found.bound and found.floor <= found.bound
     if n_steps == 1:
-        assert results[400][2] == pytest.approx(0, abs=1e-12)
-        assert results[400][0] < 0.6 * results[100][0] < 0.4 * results[25][0]
-        assert results[400][1] < 0.6 * results[100][1]
+        assert many.floor == pytest.approx(0, abs=1e-12)
+        assert many.measured < 0.6 * more.measured < 0.4 * few.measured
+        assert many.bound < 0.6 * more.bound
 
 
 def test_with_a_bias_it_comes_to_rest_elsewhere():

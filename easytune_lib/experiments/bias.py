@@ -1,0 +1,68 @@
+"""What EasyTune's stop-gradient leaves out, measured again and again along a fine-tuning."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from easytune_lib.analysis.gradients import gradient_bias
+from easytune_lib.finetune.loop import batches, finetune, trainable
+from easytune_lib.protocols import FineTuneMethod
+from easytune_lib.seeding import stream
+from easytune_lib.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class BiasLook:
+    """EasyTune's gradient, summed over all steps, against that of the whole chain."""
+
+    updates: int  # done before this look
+    cosine: float
+    norm_ratio: float  # EasyTune's norm, of the chain's
+    delta: float  # norm of the difference, of the chain's: Theorem S1's delta, relative
+    early_chain: float  # share of the summed norms that the first half of the steps has
+    early_easytune: float
+    reward: float  # of the batch that was trained on last; nan before the first
+
+
+def bias_along(
+    bench: Workbench,
+    method: FineTuneMethod,
+    lr: float,
+    updates: int,
+    every: int,
+    seed: int = 0,
+    batch_size: int = 16,
+    prompts: int = 8,
+) -> Iterator[BiasLook]:
+    """Fine-tune a copy of the bench's base, and look before it, and every few updates.
+
+    All looks are at the same validation prompts and noise.
+
+    Args:
+        bench: Whose base, reward and prompts; none is changed.
+        method: What is trained with.
+        lr: Of AdamW.
+        updates: Optimizer steps.
+        every: Updates between two looks.
+        seed: Of prompts, noise and the method's choices.
+        batch_size: Prompts an update.
+        prompts: Looked at.
+    """
+    model = trainable(bench.model)
+    asked = bench.prompts["validation"].first(prompts).prompts
+    x_T = model.draw_noise(asked, stream(seed, "bias"))
+    optimizer = torch.optim.AdamW(model.denoiser.parameters(), lr=lr, weight_decay=0.0)
+
+    def look(done: int, reward: float) -> BiasLook:
+        found = gradient_bias(model, bench.reward, x_T, asked)
+        return BiasLook(
+            done, found.cosine, found.norm_ratio, found.delta, *found.early, reward
+        )  # fmt: skip
+
+    yield look(0, float("nan"))
+    given = batches(model, bench.prompts["finetune"].prompts, batch_size, seed)
+    trained = finetune(model, bench.reward, given, method, optimizer)
+    for done, update in zip(range(1, updates + 1), trained, strict=False):
+        if done % every == 0 or done == updates:
+            yield look(done, update.reward)
