@@ -4,6 +4,7 @@ from collections import defaultdict
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from easytune_lib.records import RunRecord
 from easytune_lib.viz.curves import panels, table_of
@@ -45,9 +46,9 @@ def plot_theory(record: RunRecord, width: float = PAGE) -> Figure:
                 color=OKABE_ITO[color], lw=0.6, alpha=0.5,
             )  # fmt: skip
     along.axhline(1, color=GREY, lw=0.8, ls=":")
-    along.set(
-        xlabel="updates", title="EasyTune's gradient, of the chain's", ylabel="1: they are the same"
-    )
+    along.set(xlabel="updates", title="EasyTune's gradient against the chain's", ylim=(0, None))
+    along.set_ylabel("1: the same")
+    along.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     along.legend()
     shades = [OKABE_ITO[color] for color in ("green", "vermillion", "purple", "black")]
     for color, n_steps in zip(shades, sorted({row["n_steps"] for row in toy}), strict=False):
@@ -62,5 +63,8 @@ def plot_theory(record: RunRecord, width: float = PAGE) -> Figure:
         xlabel="updates $K$", xscale="log", yscale="log",
         title="toy: measured (dots), bound (lines)", ylabel="mean squared gradient",
     )  # fmt: skip
+    at = sorted({row["updates"] for row in toy})
+    bound.set_xticks(at, [str(count) for count in at])
+    bound.xaxis.set_minor_formatter(NullFormatter())
     bound.legend()
     return fig
