@@ -50,9 +50,9 @@ class RewardSize:
 
     clips: int = 1200  # of the synthetic corpus
     laptop_batch: int = 64  # clips; the recipe's
-    laptop_steps: int = 6  # timed at once
-    official_batch: int = 8  # clips; 64 were published, which no laptop holds
-    official_steps: int = 3
+    laptop_steps: int = 2  # timed at once
+    official_batch: int = 4  # clips; 64 were published, which no laptop holds
+    official_steps: int = 2
     buckets: int = 8
     repeats: int = 3
 
@@ -288,7 +288,7 @@ class LearningSize:
     """How much is trained to see what length buckets change."""
 
     clips: int = 1200  # of the synthetic corpus
-    steps: int = 150
+    steps: int = 400
     buckets: tuple[int, ...] = (1, 8)
     seeds: int = 2
 
