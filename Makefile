@@ -42,8 +42,9 @@ notebooks: $(READY) ## Run the committed notebooks and compare with their output
 lab: $(READY) ## Open JupyterLab on the tour (this machine only, with a token)
 	$(BIN)/jupyter-lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_tour.ipynb
 
-bench: $(READY) ## Measure what fine-tuning costs, as ratios in one run; writes a record in runs/ (minutes)
+bench: $(READY) ## Measure what fine-tuning and reward training cost, as ratios in one run; writes a record in runs/ (minutes)
 	@$(BIN)/easytune bench
+	@$(BIN)/easytune bench reward
 
 doctor: $(READY) ## Say what is installed, what is missing and what that costs
 	@$(BIN)/easytune doctor

@@ -38,7 +38,7 @@ from easytune_lib.storage import load_tensors, save_tensors, write_json
 from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.text.encoders import MiniLM
 from easytune_lib.text.table import CaptionTable
-from easytune_lib.training import Objective, TrainingPlan, TrainingStep, train
+from easytune_lib.training import Objective, Precision, TrainingPlan, TrainingStep, train
 
 MAX_FRAMES = 128
 
@@ -182,6 +182,8 @@ def train_reward(
     steps: int | None = None,
     on_problem: Literal["raise", "skip"] = "raise",
     noise: RewardNoise = "features",
+    buckets: int = 1,
+    precision: Precision = "float32",
 ) -> Iterator[TrainingStep]:
     """Train the step-aware text-motion model that gives the reward.
 
@@ -191,6 +193,12 @@ def train_reward(
         noise: What half of the motions are hidden by: noise on their ``"features"``, as in the
             released code; noise on the ``"latent"`` of ``vae`` in ``out``, decoded, as a latent
             model shows them; or none, ``"clean"``, and then the model is told no step.
+        buckets: Batches that are drawn at once and sorted by length, so that little is padded;
+            see :func:`~easytune_lib.motion.corpus.draw_balanced`. The weights that are shipped
+            had 1, and the default reproduces their steps bit for bit.
+        precision: ``"bf16"`` rounds the model's matrix products, for speed where the processor
+            has such instructions; where it has none, they are emulated, slowly. The weights
+            that are shipped had ``"float32"``.
     """
     corpus = labelled(open_data(data, on_problem))
     roles = assign_roles(corpus)
@@ -200,8 +208,13 @@ def train_reward(
     if noise == "latent":
         corruption = latent_noise(load_network(VAE, out / "vae.safetensors"))
     name = REWARDS[noise]
-    plan = TrainingPlan(name, steps or 800, lr=1e-3, seed=seed, weight_decay=1e-2)
-    objective = spm_objective(network, roles.reward, table, noise=corruption)
+    plan = TrainingPlan(
+        name, steps or 800, lr=1e-3, seed=seed, weight_decay=1e-2, buckets=buckets,
+        precision=precision,
+    )  # fmt: skip
+    objective = spm_objective(
+        network, roles.reward, table, noise=corruption, buckets=buckets, precision=precision
+    )
     yield from _run(network, objective, plan, out, corpus, roles)
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,10 @@ from easytune_lib.storage import load_tensors, pack_optimizer, part, save_tensor
 Objective = Callable[[torch.Generator], tuple[Tensor, dict[str, float]]]
 """Draws a batch and returns the loss and its terms. What it remembers from step to step, if
 anything, are tensors in a dict ``state``, which is saved and resumed with the network."""
+
+Precision = Literal["float32", "bf16"]
+"""Of a forward pass: exact, or with matrix products in bfloat16. Weights, their gradients and the
+loss stay in float32 either way."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class TrainingPlan:
     clip: float = 1.0  # gradient norm
     ema: float = 0.998  # decay of the averaged weights, ramped up; 0 turns averaging off
     save_every: int = 200  # steps between checkpoints
+    buckets: int = 1  # what the objective was told, so that no run goes on under other settings
+    precision: Precision = "float32"  # likewise
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step ``step``, counted from 0."""

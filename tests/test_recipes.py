@@ -183,6 +183,20 @@ def test_state_of_other_settings_is_refused(tmp_path):
         next(train_base("mdm", "tiny", tmp_path, steps=STEPS + 1))
 
 
+@pytest.mark.parametrize("other", [{"buckets": 2}, {"precision": "bf16"}])
+def test_a_reward_does_not_go_on_with_other_batches_or_digits(trained, tmp_path, other):
+    plan = RunRecord.load(trained[0] / "spm.json").parameters["plan"]
+    assert (plan["buckets"], plan["precision"]) == (1, "float32")
+    run = train_reward("tiny", tmp_path, steps=STEPS)
+    next(run)
+    run.close()
+    with pytest.raises(ValueError, match="was written by another plan"):
+        next(train_reward("tiny", tmp_path, steps=STEPS, **other))
+    list(train_reward("tiny", tmp_path / "other", steps=1, **other))
+    plan = RunRecord.load(tmp_path / "other" / "spm.json").parameters["plan"]
+    assert {name: plan[name] for name in other} == other
+
+
 def test_mld_needs_a_vae(tmp_path):
     with pytest.raises(ValueError, match=r"vae\.safetensors is not a readable"):
         next(train_base("mld", "tiny", tmp_path, steps=STEPS))

@@ -3,8 +3,6 @@
 Networks have the published sizes and random weights: cost does not depend on what they know.
 """
 
-import os
-import platform
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -22,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from easytune_lib.analysis.cost import MIB, calibrate, cost, live_bytes, saved_bytes
+from easytune_lib.batch.timing import gains, has_bf16, machine_now, timed
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout
 from easytune_lib.finetune.loop import Batch, Tuning, finetune
@@ -189,11 +187,7 @@ def bench(size: Size, say: Callable[[str], None]) -> RunRecord:
         tables["horizon"] += _horizons(space, made, size)
         say(f"{space}: memory by sampling steps is measured")
     machine = {
-        "threads": torch.get_num_threads(),
-        "load": [round(load, 1) for load in os.getloadavg()],  # what else the machine did
-        "processor": _processor(),
-        "bf16_instructions": has_bf16(),
-        "torch": torch.__version__,
+        **machine_now(),
         "updates": seconds,
         "copy_of_all_networks": copying,
         "trajectories": times,
@@ -224,21 +218,10 @@ def _hot_loop(
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         for turn in range(size.repeats):
             for name, way in ways.items():
-                taken[name].append(_timed(lambda way=way: deque(islice(way(), size.updates), 0)))
+                taken[name].append(timed(lambda way=way: deque(islice(way(), size.updates), 0)))
             say(f"timed {turn + 1} of {size.repeats} times")
     world.spm.zero_grad()
-    seconds = []
-    for name in ways:
-        wall, cpu = (sorted(x[i] / size.updates for x in taken[name]) for i in (0, 1))
-        gains = sorted(a[1] / b[1] for a, b in zip(taken[PLAIN], taken[name], strict=True))
-        quick = sorted(a[0] / b[0] for a, b in zip(taken[PLAIN], taken[name], strict=True))
-        seconds.append({
-            "way": name, "wall": median(wall), "wall_low": wall[0], "wall_high": wall[-1],
-            "cpu": median(cpu), "gain": median(quick), "gain_low": quick[0],
-            "gain_high": quick[-1], "cpu_gain": median(gains), "cpu_gain_low": gains[0],
-            "cpu_gain_high": gains[-1],
-        })  # fmt: skip
-    return rows, seconds
+    return rows, gains(taken, size.updates)
 
 
 METHODS: dict[str, tuple[FineTuneMethod, bool]] = {  # and whether decoder and reward go in parts
@@ -276,7 +259,7 @@ def _methods(
             loop = product_loop(world, method, micro, still=True)
             return live_bytes(lambda: deque(loop, 0)) / MIB
 
-        wall, cpu = _timed(run)
+        wall, cpu = timed(run)
         spent = {"saved_mib": saved_bytes(run) / MIB, "live_mib": run_still()}
         told_saved = None if "checkpoints" in name else told.saved_mib
         rows.append({"space": space, "method": name, **spent, "foretold_mib": told_saved})
@@ -358,16 +341,10 @@ class _InPlace(torch.optim.SGD):
         super().zero_grad(set_to_none=False)
 
 
-def _timed(fn: Callable[[], object]) -> tuple[float, float]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    fn()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
 def _copied(world: World) -> float:
     """Seconds of copying all networks, as the plain loop's chain mode does for each batch."""
     decode = getattr(world.model.decode, "__self__", None)
-    return _timed(lambda: deepcopy((world.model.denoiser, decode, world.spm)))[0]
+    return timed(lambda: deepcopy((world.model.denoiser, decode, world.spm)))[0]
 
 
 def _drawn(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -388,20 +365,3 @@ def _batch(model: MotionDiffusion, text: TextFeatures, size: Size) -> Batch:
     lengths = 4 * torch.randint(10, LONGEST // 4 + 1, (len(text),), generator=rng)
     prompts = Prompts(text, lengths)
     return Batch(0, model.draw_noise(prompts, rng), prompts, rng)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
-def has_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices itself."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags

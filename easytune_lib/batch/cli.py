@@ -73,6 +73,14 @@ def _parser() -> argparse.ArgumentParser:
         help="what a reward learns to read through; default: %(default)s",
     )  # fmt: skip
     train.add_argument(
+        "--buckets", type=_positive, default=1, metavar="N",
+        help="of a reward: draw N batches at once and sort them by length; default: %(default)s",
+    )  # fmt: skip
+    train.add_argument(
+        "--precision", choices=("float32", "bf16"), default="float32",
+        help="of a reward's passes; default: %(default)s",
+    )  # fmt: skip
+    train.add_argument(
         "--out", type=Path, default=Path("outputs/weights"), help="a folder; default: %(default)s"
     )
     train.add_argument("--steps", type=_positive, help="optimizer steps; default: the laptop's")
@@ -110,7 +118,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.set_defaults(run=_convert)
 
-    bench = commands.add_parser("bench", help="measure what fine-tuning costs, and write a record")
+    bench = commands.add_parser("bench", help="measure what training costs, and write a record")
+    bench.add_argument(
+        "what", nargs="?", choices=("tuning", "reward", "buckets"), default="tuning",
+        help="fine-tuning; reward training; or what length buckets change in a trained reward; "
+        "default: %(default)s",
+    )  # fmt: skip
     bench.add_argument("--quick", action="store_true", help="see that it works; writes to outputs")
     bench.set_defaults(run=_bench)
 
@@ -176,11 +189,25 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from easytune_lib.batch.bench import QUICK, Size, bench, table
+    from easytune_lib.batch import bench as tuning
+    from easytune_lib.batch import bench_reward as reward
     from easytune_lib.batch.runner import ROOT
 
-    record = bench(QUICK if options.quick else Size(), say=lambda line: print(line, flush=True))
-    print(table(record))
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    quick = options.quick
+    if options.what == "tuning":
+        record = tuning.bench(tuning.QUICK if quick else tuning.Size(), say)
+        print(tuning.table(record))
+    else:
+        if options.what == "reward":
+            size = reward.QUICK_REWARD if quick else reward.RewardSize()
+            record = reward.bench_reward(size, say)
+        else:
+            size = reward.QUICK_LEARNING if quick else reward.LearningSize()
+            record = reward.bench_buckets(size, say)
+        print(reward.table(record))
     print(f"Record: {record.save(ROOT / ('outputs' if options.quick else 'runs'))}")
     return 0
 
@@ -216,7 +243,8 @@ def _train(options: argparse.Namespace) -> int:
         if options.what == "base":
             steps = recipes.train_base(name, options.data, **rest)
         elif options.what == "reward":
-            steps = recipes.train_reward(options.data, noise=options.noise, **rest)
+            how = {name: getattr(options, name) for name in ("noise", "buckets", "precision")}
+            steps = recipes.train_reward(options.data, **how, **rest)
         else:
             steps = recipes.train_judge(options.data, **rest)
         _watch(name, steps)

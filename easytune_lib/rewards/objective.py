@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -14,7 +15,7 @@ from easytune_lib.diffusion.schedule import NoiseSchedule
 from easytune_lib.motion.corpus import Clip, MotionBatch, draw_balanced
 from easytune_lib.protocols import TextFeatures
 from easytune_lib.rewards.spm import SPM, Gaussian
-from easytune_lib.training import Objective
+from easytune_lib.training import Objective, Precision
 
 CaptionFeatures = Callable[[Sequence[str]], TextFeatures]
 """Looks captions up, for instance a :class:`~easytune_lib.text.table.CaptionTable`."""
@@ -181,11 +182,12 @@ def spm_loss(
     rng: torch.Generator,
     loss: SPMLoss = LAPTOP,
     noise: Corruption | None = None,
+    precision: Precision = "float32",
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
     """The loss of one batch, and its terms before they are weighted.
 
     Both latents are decoded to the clean motion; the four KL terms tie the two Gaussians to
-    each other and to the unit Gaussian.
+    each other and to the unit Gaussian. ``precision`` is that of the model's passes alone.
 
     Source: Tan et al. (2026), section on the reward, after TEMOS. Deviations: the contrast is
     between mean latents, as in the reward, not between sampled ones; a noised motion is
@@ -194,8 +196,10 @@ def spm_loss(
     mask = batch.mask
     clean = model.normalise(batch.features, mask)
     seen, t = (batch.features, None) if noise is None else noise(model, batch, rng)
-    motion = model.encode_motion(seen, mask, t)
-    caption = model.encode_text(text, t)
+    rounded = partial(torch.autocast, mask.device.type, torch.bfloat16, precision == "bf16")
+    with rounded():
+        read = model.encode_motion(seen, mask, t), model.encode_text(text, t)
+    motion, caption = ((mu.to(clean.dtype), logvar.to(clean.dtype)) for mu, logvar in read)
     unit = (torch.zeros_like(motion[0]), torch.zeros_like(motion[0]))
 
     def sample(gaussian: Gaussian) -> Tensor:
@@ -205,7 +209,9 @@ def spm_loss(
 
     z_motion, z_caption = sample(motion), sample(caption)
     real = mask.sum() * clean.shape[2]
-    decoded = model.decode(torch.cat([z_caption, z_motion]), mask.repeat(2, 1))
+    with rounded():
+        decoded = model.decode(torch.cat([z_caption, z_motion]), mask.repeat(2, 1))
+    decoded = decoded.to(clean.dtype)
     similarity = F.normalize(caption[0], dim=-1) @ F.normalize(motion[0], dim=-1).T
     meaning = Meaning.of(batch, text)
     same = same_meaning(meaning, meaning, loss.threshold)
@@ -228,6 +234,7 @@ def spm_objective(
     batch_size: int = 64,
     max_frames: int = 128,
     buckets: int = 1,
+    precision: Precision = "float32",
 ) -> Objective:
     """An objective for :func:`easytune_lib.training.train`.
 
@@ -240,12 +247,15 @@ def spm_objective(
         batch_size: Clips a batch.
         max_frames: Longer clips are cut, at a random place.
         buckets: Batches that are drawn at once and sorted by length; see ``draw_balanced``.
+        precision: Of the model's passes; "bf16" is faster only where the processor has such
+            instructions.
     """
     draw = draw_balanced(clips, batch_size, max_frames, buckets)
     device = model.mean.device
 
     def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = draw(rng).to(device)
-        return spm_loss(model, batch, features(batch.texts).to(device), rng, loss, noise)
+        text = features(batch.texts).to(device)
+        return spm_loss(model, batch, text, rng, loss, noise, precision)
 
     return objective

@@ -101,7 +101,9 @@ def test_training_reports_its_steps(monkeypatch, capsys, tmp_path: Path):
     assert main(["train", "reward", "--data", "folder", "--steps", "2", "--seed", "5", *out]) == 0
     assert recipe.calls == [("train_reward", "folder")]
     want = {"out": tmp_path, "steps": 2, "on_problem": "raise", "seed": 5, "noise": "features"}
-    assert recipe.options == want
+    assert recipe.options == want | {"buckets": 1, "precision": "float32"}
+    main(["train", "reward", "--buckets", "8", "--precision", "bf16", *out])
+    assert (recipe.options["buckets"], recipe.options["precision"]) == (8, "bf16")
     lines = capsys.readouterr().out.splitlines()
     assert "spm: step 2 of 2, loss 0.5000, 60.00 s a step, about 0 s left" in lines
     assert lines[-1] == f"spm: {tmp_path / 'spm.safetensors'}"

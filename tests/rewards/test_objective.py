@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from easytune_lib.diffusion.schedule import NoiseSchedule
 from easytune_lib.motion.corpus import MotionBatch
@@ -170,3 +171,27 @@ def test_thirty_steps_learn_sixteen_clips(spm, clips, features, found):
     losses = [step.loss for step in train(model, objective, plan)]
     assert losses[-1] < losses[0] - 1
     assert found(model) > 0.6
+
+
+def test_bf16_is_near_and_float32_is_untouched_by_it(spm, batch, features):
+    text = features(batch.texts)
+    plain, _ = spm_loss(spm(), batch, text, rng())
+    same, _ = spm_loss(spm(), batch, text, rng(), precision="float32")
+    assert torch.equal(plain, same)
+    model = spm()
+    rounded, _ = spm_loss(model, batch, text, rng(), precision="bf16")
+    assert rounded.dtype == torch.float32 and not torch.equal(plain, rounded)
+    assert rounded.item() == pytest.approx(plain.item(), rel=0.02)
+    rounded.backward()
+    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_attention_goes_through_the_fused_kernel(spm, batch, features):
+    """In training, forward and backward, of all of the model's attention."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        loss, _ = spm_loss(spm().train(), batch, features(batch.texts), rng())
+        loss.backward()
+    counts = {event.key: event.count for event in seen.key_averages()}
+    fused = "aten::_scaled_dot_product_flash_attention_for_cpu"
+    assert counts[fused] == counts[f"{fused}_backward"] == 3, "two encoders and the decoder"
+    assert "aten::_scaled_dot_product_attention_math" not in counts
