@@ -29,7 +29,7 @@ def find_text_model(source: str, revision: str = "main", dense: str = "") -> Pat
     """
     if Path(source).is_dir():
         return Path(source)
-    return _cached(source, revision, dense) or fetch_text_model(source, revision, dense)
+    return cached_text_model(source, revision, dense) or fetch_text_model(source, revision, dense)
 
 
 def name_text_model(source: str, revision: str = "main", dense: str = "") -> str:
@@ -95,8 +95,8 @@ def digest_of(folder: Path, dense: str = "") -> str:
     return total.hexdigest()
 
 
-def _cached(source: str, revision: str, dense: str) -> Path | None:
-    """The folder in the hub's cache, if it holds weights."""
+def cached_text_model(source: str, revision: str = "main", dense: str = "") -> Path | None:
+    """The folder in the hub's cache, if it is there and holds weights."""
     from huggingface_hub import snapshot_download
 
     for weights in WEIGHTS:
