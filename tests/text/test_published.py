@@ -1,8 +1,10 @@
 """Encoders of published models, tiny and random, against transformers asked directly."""
 
 import pickle
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
 import torch
@@ -10,6 +12,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from easytune_lib.finetune.loop import batches, finetune
+from easytune_lib.finetune.methods import EasyTune
+from easytune_lib.models.official.mld import OfficialMLD
+from easytune_lib.models.official.open import open_checkpoint
+from easytune_lib.protocols import Prompts
 from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.text.encoders import PUBLISHED, HubEncoder, published_encoder
 from easytune_lib.text.table import CaptionTable
@@ -249,3 +256,27 @@ def pickled(source: Path, folder: Path) -> Path:
 def test_unknown_encoders_are_named():
     with pytest.raises(ValueError, match=r"'t5'.*sentence-t5-large"):
         published_encoder("t5")
+
+
+def test_a_published_file_and_its_encoder_make_a_model_that_is_tuned(folders, tmp_path):
+    network = OfficialMLD(
+        [0.0] * 263, [1.0] * 263, dim=32, vae={"layers": 3, "ff": 64},
+        denoiser={"layers": 3, "ff": 64, "text_dim": 6},
+    )  # fmt: skip
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "mld_humanml_v1.ckpt")
+    for name, value in (("Mean.npy", 0.0), ("Std.npy", 1.0)):
+        np.save(tmp_path / name, np.full(263, value, np.float32))
+    published = published_encoder("sentence-t5-large", folders["sentence-t5-large"])
+    encoder = CachedEncoder(published, tmp_path / "cache")
+    opened = open_checkpoint(tmp_path / "mld_humanml_v1.ckpt")
+    model = opened.diffusion(encoder.encode([""]), n_steps=4)
+    before = [weight.clone() for weight in model.denoiser.parameters()]
+    optimizer = torch.optim.AdamW(model.denoiser.requires_grad_().parameters(), lr=1e-3)
+    prompts = Prompts(encoder.encode([WALK, DOG]), torch.tensor([24, 20]))
+    updates = finetune(
+        model, lambda motion, prompts, t=None: -motion.square().mean((1, 2)),
+        batches(model, prompts, size=2, seed=0), EasyTune(2, "strided"), optimizer,
+    )  # fmt: skip
+    assert len(list(islice(updates, 2))) == 2
+    pairs = zip(before, model.denoiser.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
