@@ -22,7 +22,9 @@ class TextFeatures:
 
     texts: tuple[str, ...]
     sentence: Float[Tensor, "batch dim"]  # one embedding a caption
-    tokens: Float[Tensor, "batch words width"]  # one state a token, zero where padded
+    tokens: Float[
+        Tensor, "batch words width"
+    ]  # zero where padded, unless the model reads that, too
     token_mask: Bool[Tensor, "batch words"]  # True where a token is real
 
     def __len__(self) -> int:
@@ -37,6 +39,14 @@ class TextFeatures:
         """The same features on ``device``."""
         parts = (self.sentence, self.tokens, self.token_mask)
         return TextFeatures(self.texts, *(part.to(device) for part in parts))
+
+    def trimmed(self) -> "TextFeatures":
+        """The same features without the columns that say nothing of any caption."""
+        says = (self.token_mask | self.tokens.any(dim=-1)).any(dim=0)
+        words = int(says.nonzero().max()) + 1 if says.any() else 0
+        return TextFeatures(
+            self.texts, self.sentence, self.tokens[:, :words], self.token_mask[:, :words]
+        )
 
     @staticmethod
     def cat(parts: "Sequence[TextFeatures]") -> "TextFeatures":

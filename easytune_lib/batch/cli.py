@@ -118,12 +118,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.set_defaults(run=_convert)
 
+<<<<<<< HEAD
     bench = commands.add_parser("bench", help="measure what training costs, and write a record")
     bench.add_argument(
         "what", nargs="?", choices=("tuning", "reward", "buckets"), default="tuning",
         help="fine-tuning; reward training; or what length buckets change in a trained reward; "
         "default: %(default)s",
     )  # fmt: skip
+=======
+    weights = commands.add_parser("weights", help="official models and text encoders: get them")
+    weights_commands = weights.add_subparsers(required=True, metavar="COMMAND")
+    listing = weights_commands.add_parser("list", help="what there is, its size and its licence")
+    listing.set_defaults(run=_list)
+    get = weights_commands.add_parser("get", help="download one, or say how to do it by hand")
+    get.add_argument("name", help="as `easytune weights list` has it")
+    get.add_argument("--to", type=Path, metavar="FOLDER", help="default: outputs/downloads/NAME")
+    get.set_defaults(run=_get)
+
+    bench = commands.add_parser("bench", help="measure what fine-tuning costs, and write a record")
+>>>>>>> part3
     bench.add_argument("--quick", action="store_true", help="see that it works; writes to outputs")
     bench.set_defaults(run=_bench)
 
@@ -186,6 +199,23 @@ def _convert(options: argparse.Namespace) -> int:
         convert_checkpoint(options.file, options.out, stats, options.trust, options.average, **rest)
     )
     return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from easytune_lib.batch.weights import table
+
+    print("\n".join(table()))
+    print("~: from the number of its parameters. Get one: easytune weights get NAME")
+    return 0
+
+
+def _get(options: argparse.Namespace) -> int:
+    from easytune_lib.batch.progress import Ticker
+    from easytune_lib.batch.weights import find, get
+
+    find(options.name)
+    to = options.to or Path("outputs/downloads") / options.name
+    return int(not get(options.name, to, Ticker(every=5.0)))
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -57,6 +57,7 @@ def examine(root: Path = ROOT) -> list[Finding]:
         *_packages(root),
         *_compute(),
         *_text(),
+        _published(),
         *_weights(root),
         _ffmpeg(),
         _data(root),
@@ -112,6 +113,25 @@ def _text() -> Iterator[Finding]:
             yield Finding(what, True)
         except ValueError as error:
             yield Finding(what, False, str(error))
+
+
+def _published() -> Finding:
+    """Text encoders of official models; each is needed for its own models only."""
+    try:
+        from easytune_lib.text.encoders import PUBLISHED
+        from easytune_lib.text.hub import cached_text_model
+    except ImportError as error:
+        return Finding("text encoders of official models", False, str(error), needed=False)
+    absent = [
+        name
+        for name, each in PUBLISHED.items()
+        if cached_text_model(each.hub, dense=each.options.get("dense", "")) is None
+    ]
+    cost = (
+        f"not in the hub's cache: {', '.join(absent)}; official models that read them need "
+        "`easytune weights get`, or a network"
+    )
+    return Finding("text encoders of official models", not absent, cost, needed=False)
 
 
 def _weights(root: Path) -> Iterator[Finding]:

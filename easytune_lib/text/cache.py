@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
 from easytune_lib.protocols import TextEncoder, TextFeatures
 from easytune_lib.storage import load_tensors, save_tensors
 
@@ -88,9 +86,7 @@ class CachedEncoder:
 def rows_of(features: TextFeatures) -> Iterator[tuple[str, TextFeatures]]:
     """Each caption with its features, without padding."""
     for row, text in enumerate(features.texts):
-        sentence, mask = features.sentence[row : row + 1], features.token_mask[row]
-        tokens = features.tokens[row, mask][None]
-        yield text, TextFeatures((text,), sentence, tokens, torch.ones_like(mask[mask])[None])
+        yield text, features[[row]].trimmed()
 
 
 def digest(*words: str) -> str:

@@ -1,35 +1,103 @@
-"""Frozen text encoders: MiniLM, which works offline, and any text model of transformers.
+"""Frozen text encoders: MiniLM, which works offline, those of published models, and any other.
 
-Weights are read at the first ``encode``; until then an encoder costs nothing and needs nothing.
+Weights are read at the first ``encode``, and found at the first look at an encoder's ``name``;
+until then it costs nothing and needs nothing.
 """
 
 import hashlib
 import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from easytune_lib.checkpoints import read_checkpoint
 from easytune_lib.protocols import TextFeatures
+from easytune_lib.text.hub import find_text_model, name_text_model
 
 BATCH = 64  # captions a forward pass
 
+DENSE = ("model.safetensors", "pytorch_model.bin")
 Pooling = Literal["mean", "first", "eos", "projected"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A text encoder that published models were trained with."""
+
+    hub: str  # its id there
+    gives: str  # what such a model reads of it
+    options: dict[str, Any]  # of HubEncoder
+
+
+PUBLISHED = {
+    "sentence-t5-large": Published(
+        "sentence-transformers/sentence-t5-large",
+        "768 numbers of unit length, and token states of 1024",
+        {"dense": "2_Dense", "normalise": True, "max_tokens": 256},
+    ),
+    "clip-vit-large-patch14": Published(
+        "openai/clip-vit-large-patch14", "projected, 768 numbers", {"pooling": "projected"}
+    ),
+    "clip-vit-base-patch32": Published(
+        "openai/clip-vit-base-patch32",
+        "projected, 512 numbers, of 20 tokens at most",
+        {"pooling": "projected", "max_tokens": 22},
+    ),
+    "clip-vit-base-patch32-states": Published(
+        "openai/clip-vit-base-patch32",
+        "all 77 token states of 512 numbers after its last norm",
+        {"pooling": "projected", "whole": True},
+    ),
+    "distilbert-base-uncased": Published(
+        "distilbert/distilbert-base-uncased", "token states of 768 numbers", {"max_tokens": 512}
+    ),
+}
+"""Read by, in turn: MLD V1 (EasyTune's base), MLD++, MotionLCM and the SPM; the original MLD; MDM;
+MotionDiffuse; MDM's decoder over words."""
+
+
+def published_encoder(
+    name: str,
+    folder: Path | str | None = None,
+    revision: str = "main",
+    device: torch.device | str = "cpu",
+) -> "HubEncoder":
+    """One of :data:`PUBLISHED`, exactly as the models that were trained with it read it.
+
+    Args:
+        name: A key of :data:`PUBLISHED`; ``easytune checkpoint inspect`` says which one a
+            checkpoint needs.
+        folder: A downloaded copy; ``None``: the hub, or its cache.
+        revision: Of the hub.
+        device: Where it runs.
+
+    Raises:
+        ValueError: There is none of this name.
+
+    Source: the published code of each model. Deviations: float32, where MDM and MotionDiffuse
+    ran CLIP in half precision on a GPU; captions are cleaned by the tokenizer of transformers,
+    not by ftfy.
+    """
+    if name not in PUBLISHED:
+        raise ValueError(f"no encoder {name!r}; expected one of {', '.join(PUBLISHED)}")
+    found = PUBLISHED[name]
+    return HubEncoder(folder or found.hub, revision=revision, device=device, **found.options)
 
 
 class HubEncoder:
     """Any text model of transformers, from a local folder or by its hub id.
 
-    A folder is read without the network; a hub id is fetched by transformers and kept in its
-    cache. What the reference models need::
-
-        HubEncoder("openai/clip-vit-base-patch32", pooling="projected", max_tokens=77)
-        HubEncoder("sentence-transformers/sentence-t5-large", dense="2_Dense", normalise=True)
+    A folder is read without the network. A hub id is looked for in the hub's cache, and fetched
+    if it is not there; huggingface_hub then draws a bar. Only tensors are read of weights, from
+    safetensors where there are any.
 
     Args:
         source: A folder that ``save_pretrained`` wrote, tokenizer included, or a hub id.
@@ -37,11 +105,13 @@ class HubEncoder:
             of the ``"first"`` or of the last (``"eos"``) token, or the model's own
             ``"projected"`` embedding (CLIP's ``text_embeds``).
         dense: Sub-folder of ``source`` with a bias-free linear layer to apply after pooling, as
-            sentence-transformers stores it (``linear.weight`` in ``model.safetensors``).
+            sentence-transformers stores it (``linear.weight``).
         normalise: Scale sentence embeddings to unit length.
         max_tokens: Longer captions are cut.
-        revision: A branch, tag or commit of the hub. It is a part of ``name``, hence of the key
-            of cached embeddings: give a local folder another one when its weights change.
+        whole: Fill captions up to ``max_tokens`` with token 0, and give the states behind their
+            ends, too: what OpenAI's own CLIP code computes. ``token_mask`` ends with a caption.
+        revision: A branch, tag or commit of the hub. The commit that it is, or a digest of a
+            folder's contents, is a part of ``name``, hence of the key of cached embeddings.
         device: Where the model runs. Features are always returned on the CPU.
 
     Raises:
@@ -56,16 +126,28 @@ class HubEncoder:
         dense: str = "",
         normalise: bool = False,
         max_tokens: int = 77,
+        whole: bool = False,
         revision: str = "main",
         device: torch.device | str = "cpu",
     ):
         if pooling not in get_args(Pooling):
             raise ValueError(f"pooling is {pooling!r}; expected one of {get_args(Pooling)}")
-        options = f"{pooling},{dense},{'unit' if normalise else 'raw'},{max_tokens}"
-        self.name = f"{source}@{revision}({options})"
         self.source, self.revision, self.device = str(source), revision, device
         self.pooling: Pooling = pooling
         self.dense, self.normalise, self.max_tokens = dense, normalise, max_tokens
+        self.whole = whole
+
+    @cached_property
+    def name(self) -> str:
+        """What the features depend on: the model, its version and the options.
+
+        Raises:
+            ValueError: The model is not here and cannot be fetched.
+        """
+        model = name_text_model(self.source, self.revision, self.dense)
+        how = f"{self.pooling},{self.dense},{'unit' if self.normalise else 'raw'}"
+        whole = ",whole" if self.whole else ""
+        return f"{model}({how},{self.max_tokens}{whole})"
 
     def encode(self, texts: Sequence[str]) -> TextFeatures:
         """Features of ``texts``, float32 on the CPU; the empty caption ``""`` is a caption too.
@@ -89,9 +171,16 @@ class HubEncoder:
         inputs = tokenizer(
             texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self.device)
-        output = model(**inputs)
         mask = inputs["attention_mask"].bool()
-        tokens = output.last_hidden_state.masked_fill(~mask[..., None], 0.0)
+        if self.whole:
+            ids = inputs["input_ids"].masked_fill(~mask, 0)
+            room = (0, self.max_tokens - ids.shape[1])
+            ids, mask = nn.functional.pad(ids, room), nn.functional.pad(mask, room)
+            output = model(ids)
+            tokens = output.last_hidden_state
+        else:
+            output = model(**inputs)
+            tokens = output.last_hidden_state.masked_fill(~mask[..., None], 0.0)
         if self.pooling == "projected":
             sentence = output.text_embeds
         else:
@@ -106,31 +195,32 @@ class HubEncoder:
     def _loaded(self) -> tuple[Any, Any, Tensor | None]:
         """Tokenizer, model, and the dense layer's weight."""
         import transformers
-        from safetensors.torch import load_file
-        from transformers.utils.hub import cached_file
 
-        where = {"revision": self.revision, "local_files_only": Path(self.source).is_dir()}
+        folder = find_text_model(self.source, self.revision, self.dense)
         weight = None
         try:
             with quiet():
                 tokenizer = transformers.AutoTokenizer.from_pretrained(
-                    self.source, padding_side="right", **where
+                    folder, padding_side="right", local_files_only=True
                 )
-                config = transformers.AutoConfig.from_pretrained(self.source, **where)
+                config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
                 kind: Any = (
                     transformers.CLIPTextModelWithProjection
                     if config.model_type.startswith("clip")
                     else transformers.AutoModelForTextEncoding
                 )
                 model, report = kind.from_pretrained(
-                    self.source, dtype=torch.float32, output_loading_info=True, **where
-                )
+                    folder, dtype=torch.float32, output_loading_info=True, local_files_only=True,
+                    weights_only=True,
+                )  # fmt: skip
             if self.dense:
-                file = cached_file(self.source, f"{self.dense}/model.safetensors", **where)
-                weight = load_file(str(file))["linear.weight"].float().to(self.device)
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
+                files = [folder / self.dense / name for name in DENSE]
+                file = next((file for file in files if file.exists()), files[0])
+                weight = read_checkpoint(file)["linear.weight"].float().to(self.device)
+        except (OSError, KeyError, ValueError, RuntimeError, UnpicklingError) as error:
+            what = " ".join(str(error).split())
             raise ValueError(
-                f"no text model could be loaded from {self.source!r} ({error}). Expected a folder "
+                f"no text model could be loaded from {self.source!r} ({what}). Expected a folder "
                 "with a transformers model and its tokenizer, or a hub id that is in the local "
                 "cache or can be fetched."
             ) from error

@@ -21,8 +21,4 @@ class CaptionTable:
         """
         if unknown := [text for text in texts if text not in self._rows]:
             raise ValueError(f"{len(unknown)} captions were not encoded, first {unknown[0]!r}")
-        part = self._features[[self._rows[text] for text in texts]]
-        words = int(part.token_mask.sum(1).max())
-        return TextFeatures(
-            part.texts, part.sentence, part.tokens[:, :words], part.token_mask[:, :words]
-        )
+        return self._features[[self._rows[text] for text in texts]].trimmed()

@@ -24,12 +24,21 @@ def test_help_is_quick_and_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     lines = done.stdout.splitlines()
     assert lines[-1] == "[]"
-    for command in ("reproduce", "run", "data", "train", "checkpoint", "bench", "doctor"):
+    for command in (
+        "reproduce",
+        "run",
+        "data",
+        "train",
+        "checkpoint",
+        "weights",
+        "bench",
+        "doctor",
+    ):
         assert any(line.strip().startswith(command) for line in lines)
 
 
 def test_each_subcommand_says_what_it_takes(capsys: pytest.CaptureFixture[str]):
-    files = ["checkpoint", "inspect"], ["checkpoint", "convert"]
+    files = ["checkpoint", "inspect"], ["checkpoint", "convert"], ["weights", "get"]
     for command in (
         ["reproduce"],
         ["run"],

@@ -9,6 +9,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from easytune_lib.protocols import TextEncoder, TextFeatures
+from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.text.encoders import BATCH, HubEncoder, MiniLM, check_sha256
 
 WALK, AHEAD, DOG = "a person walks forward", "someone is walking ahead", "a dog barks"
@@ -187,10 +188,33 @@ def test_encoders_that_differ_have_different_names(tiny_t5, tiny_clip):
         {"normalise": True},
         {"dense": "2_Dense"},
         {"max_tokens": 9},
-        {"revision": "2"},
+        {"whole": True},
     ]
     names = {HubEncoder(folder, **kw).name for folder in (tiny_t5, tiny_clip) for kw in options}
     assert len(names | {MiniLM.name}) == 2 * len(options) + 1
+
+
+def test_a_name_changes_with_the_weights_and_not_with_the_place(tiny_clip, tmp_path):
+    folder = tmp_path / tiny_clip.name
+    shutil.copytree(tiny_clip, folder)
+    assert HubEncoder(folder).name == HubEncoder(tiny_clip, revision="2").name
+    tensors = load_file(folder / "model.safetensors")
+    save_file({k: v + 1 for k, v in tensors.items()}, folder / "model.safetensors")
+    assert HubEncoder(folder).name != HubEncoder(tiny_clip).name
+
+
+def test_embeddings_are_never_shared_between_versions(tiny_t5, tmp_path):
+    folder = tmp_path / tiny_t5.name
+    shutil.copytree(tiny_t5, folder)
+    before = CachedEncoder(HubEncoder(folder), tmp_path / "cache").encode([WALK])
+    tensors = load_file(folder / "model.safetensors")
+    flipped = {name: tensor.flip(0) for name, tensor in tensors.items()}
+    save_file(flipped, folder / "model.safetensors", {"format": "pt"})
+    after = CachedEncoder(HubEncoder(folder), tmp_path / "cache").encode([WALK])
+    assert not torch.equal(after.sentence, before.sentence)
+    assert torch.equal(after.sentence, HubEncoder(folder).encode([WALK]).sentence)
+    again = CachedEncoder(HubEncoder(tiny_t5), tmp_path / "cache").encode([WALK])
+    assert torch.equal(again.sentence, before.sentence)
 
 
 def test_loading_prints_nothing_and_leaves_the_settings_of_transformers(tiny_clip, capfd):

@@ -20,14 +20,13 @@ from easytune_lib.models.official.motiondiffuse import MotionDiffuse
 from easytune_lib.models.official.motionlcm import MotionLCM
 from easytune_lib.motion.corpus import FeatureStats
 from easytune_lib.storage import part, save_tensors, write_json
+from easytune_lib.text.encoders import PUBLISHED
 
 Model = OfficialMLD | MotionLCM | MotionDenoiser | OfficialMDM | MotionDiffuse
 
-T5 = "sentence-t5-large, 768 numbers, normalised"
-CLIP_L = "CLIP ViT-L/14, projected, 768 numbers"
-CLIP_B = "CLIP ViT-B/32, projected, 512 numbers"
-STATES = "CLIP ViT-B/32, all 77 token states after its last norm"
-BERT = "DistilBERT, token states of 768 numbers"
+T5, BERT = "sentence-t5-large", "distilbert-base-uncased"
+CLIP_L, CLIP_B = "clip-vit-large-patch14", "clip-vit-base-patch32"
+STATES = "clip-vit-base-patch32-states"
 
 # What each known model is made by, and which encoder its captions were read with.
 KINDS: dict[str, tuple[type[Any], str]] = {
@@ -113,7 +112,9 @@ def inspect_checkpoint(path: Path | str, trust: bool = False) -> Contents:
         lacking = sorted(_shapes(kind, sizes, features).keys() - own.keys())
     except KeyError as error:
         lacking = [str(error.args[0])]
-    notes, needed = list(chosen), [f"captions read by {BERT if sizes.get('words') else encoder}"]
+    encoder = BERT if sizes.get("words") else encoder
+    reader = f'published_encoder("{encoder}"): {PUBLISHED[encoder].gives}'
+    notes, needed = list(chosen), [f"captions read by {reader}"]
     if _stats_beside(path) is None:
         needed.append("mean and std of its features: Mean.npy and Std.npy beside it, or stats=")
     if kind is OfficialMDM and not _beside(path) and not _header(path):
