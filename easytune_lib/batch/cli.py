@@ -118,14 +118,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.set_defaults(run=_convert)
 
-<<<<<<< HEAD
-    bench = commands.add_parser("bench", help="measure what training costs, and write a record")
-    bench.add_argument(
-        "what", nargs="?", choices=("tuning", "reward", "buckets"), default="tuning",
-        help="fine-tuning; reward training; or what length buckets change in a trained reward; "
-        "default: %(default)s",
-    )  # fmt: skip
-=======
     weights = commands.add_parser("weights", help="official models and text encoders: get them")
     weights_commands = weights.add_subparsers(required=True, metavar="COMMAND")
     listing = weights_commands.add_parser("list", help="what there is, its size and its licence")
@@ -135,8 +127,12 @@ def _parser() -> argparse.ArgumentParser:
     get.add_argument("--to", type=Path, metavar="FOLDER", help="default: outputs/downloads/NAME")
     get.set_defaults(run=_get)
 
-    bench = commands.add_parser("bench", help="measure what fine-tuning costs, and write a record")
->>>>>>> part3
+    bench = commands.add_parser("bench", help="measure what training costs, and write a record")
+    bench.add_argument(
+        "what", nargs="?", choices=("tuning", "reward", "buckets"), default="tuning",
+        help="fine-tuning; reward training; or what length buckets change in a trained reward; "
+        "default: %(default)s",
+    )  # fmt: skip
     bench.add_argument("--quick", action="store_true", help="see that it works; writes to outputs")
     bench.set_defaults(run=_bench)
 
