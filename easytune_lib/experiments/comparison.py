@@ -67,7 +67,6 @@ class Run:
     reward: RewardNoise = "features"  # what the reward learned to read through
     max_norm: float = 1.0  # gradients are clipped to it; a small one makes all of one norm
     accumulate: int = 1  # gradients an update; see Tuning
-    stagger: int = 1  # trajectories under way at a time; see Tuning. Killed, it begins anew
     schedule: Literal["constant", "cosine"] = "constant"  # of the rate, over the budget spent
     ema: float = 0.0  # the average of the weights that is judged forgets at this rate; 0 = none
     lora: int = 0  # rank of adapters on attention, which alone are tuned; 0 = all weights are
@@ -154,7 +153,7 @@ def _tune(bench: Workbench, run: Run, path: Path) -> Iterator[Progress]:
     began, saved_at = time.process_time() - spent, spent
     given = batches(model, bench.prompts["finetune"].prompts, run.batch_size, run.seed, start)
     anchor = Anchor(bench.model, run.anchor) if run.anchor else None
-    tuning = Tuning(run.accumulate, average=average, stagger=run.stagger)
+    tuning = Tuning(run.accumulate, average=average)
     _set_rate(optimizer, run, _spent(run, curve))
     for update in finetune(
         model, reward, given, run.method, optimizer, run.max_norm, anchor, tuning
@@ -172,11 +171,11 @@ def _tune(bench: Workbench, run: Run, path: Path) -> Iterator[Progress]:
         if update.last and elapsed - saved_at > 20:
             saved_at = elapsed
             save_state(state, denoiser, optimizer, curve, update.batch + 1, elapsed, average)
-    denoiser = denoiser if average is None else average.module
-    denoiser = merged(denoiser) if run.lora else denoiser
-    network = getattr(denoiser, "config", {})
+    final: Any = denoiser if average is None else average.module
+    final = merged(final) if run.lora else final
+    network = getattr(final, "config", {})
     config = {"run": run.parameters, "network": network, "curve": curve}
-    save_tensors(path, denoiser.state_dict(), config)
+    save_tensors(path, final.state_dict(), config)
     state.unlink(missing_ok=True)
 
 
@@ -388,6 +387,45 @@ def summary(
                 f"{metric}_gain_low": low,
                 f"{metric}_gain_high": high,
             }
+        result.append(line)
+    return result
+
+
+def paired_rows(
+    rows: Sequence[dict[str, Any]], split: str, rival: str, metrics: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Each method's difference from ``rival``, seed by seed, with its 95 % interval over seeds.
+
+    Seeds are paired, since they share prompts and noise in training and before the judge. Those
+    that one of the two lacks are left out; with a single one both ends are ``None``.
+
+    Args:
+        rows: Of :func:`score_rows`.
+        split: Which of the rows.
+        rival: A method.
+        metrics: Which columns, for instance ``("r1", "mm_dist")``.
+
+    Raises:
+        ValueError: There are no rows of the rival.
+    """
+    seeds = {(row["method"], row["seed"]): row for row in seed_rows(rows, split)}
+    theirs = {seed: row for (method, seed), row in seeds.items() if method == rival}
+    if not theirs:
+        raise ValueError(
+            f"no rows of {rival!r} on {split}: there are {sorted({m for m, _ in seeds})}"
+        )
+    result = []
+    for method in dict.fromkeys(method for method, _ in seeds if method not in ("base", rival)):
+        both = [seed for seed in theirs if (method, seed) in seeds]
+        line: dict[str, Any] = {
+            "method": method,
+            "rival": rival,
+            "split": split,
+            "seeds": len(both),
+        }
+        for metric in metrics:
+            apart = [seeds[method, seed][metric] - theirs[seed][metric] for seed in both]
+            line[metric], line[f"{metric}_low"], line[f"{metric}_high"] = spread(apart)
         result.append(line)
     return result
 

@@ -1,6 +1,5 @@
 """The one fine-tuning loop."""
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
@@ -16,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import Step, gain, rollout
 from easytune_lib.finetune.backward import scored
+from easytune_lib.plan import GradientPlan
 from easytune_lib.protocols import Denoiser, FineTuneMethod, Prompts, Reward
 from easytune_lib.seeding import stream
 
@@ -86,9 +86,6 @@ class Tuning:
     Args:
         accumulate: Gradients an update, of which it takes the mean: batches, for methods of one
             update a batch. A rest that makes no whole update is dropped.
-        stagger: Trajectories under way at a time, each at another step; an update takes the mean
-            of one gradient of each. They begin ``n_steps / stagger`` steps apart, and where one
-            ends the next batch begins, so that no moment is between batches. For ``k=None``.
         scheduler: Stepped after every optimizer step, for instance :func:`warmup_cosine`.
         average: Of the weights, taken after every optimizer step, for instance
             ``AveragedModel(model.denoiser, multi_avg_fn=get_ema_multi_avg_fn(0.999))``; sample
@@ -104,7 +101,6 @@ class Tuning:
     average: AveragedModel | None = None
     pretraining: Callable[[torch.Generator], Tensor] | None = None
     micro_batch: int | None = 8
-    stagger: int = 1
 
 
 def trainable(model: MotionDiffusion) -> MotionDiffusion:
@@ -183,50 +179,35 @@ def finetune(
     weights = [weight for weight in model.denoiser.parameters() if weight.requires_grad]
     pending: list[_Gradient] = []
     optimizer.zero_grad()
-    trajectories = (_gradients(model, reward, b, method, anchor, tuning) for b in batches)
-    for gradient in _staggered(trajectories, tuning.stagger, model.n_steps // tuning.stagger):
-        pending.append(gradient)
-        if sum(part.whole for part in pending) < tuning.accumulate * tuning.stagger:
-            continue
-        if tuning.pretraining is not None:
-            tuning.pretraining(gradient.batch.rng).backward()
-        norm = nn.utils.clip_grad_norm_(weights, max_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        if tuning.scheduler is not None:
-            tuning.scheduler.step()
-        if tuning.average is not None:
-            tuning.average.update_parameters(model.denoiser)
-        mean = torch.stack([part.reward for part in pending]).mean()
-        drift = torch.stack([part.drift for part in pending]).mean()
-        pending.clear()
-        last = gradient.last and tuning.stagger == 1
-        yield Update(gradient.batch.index, gradient.step, last, (mean, norm, drift))
-
-
-def _staggered(
-    trajectories: Iterator[Iterator["_Gradient"]], count: int, apart: int
-) -> Iterator["_Gradient"]:
-    """One gradient of each of ``count`` trajectories in turn; begun ``apart`` rounds apart."""
-    running: list[Iterator[_Gradient]] = []
-    for turn in itertools.count():
-        if len(running) < count and turn % apart == 0:
-            running.append(iter(()))
-        for place in range(len(running)):
-            gradient = next(running[place], None)
-            if gradient is None:
-                running[place] = next(trajectories, iter(()))
-                gradient = next(running[place], None)
-            if gradient is None:
-                return
-            yield gradient
+    for batch in batches:
+        plan = method.plan(model.n_steps, batch.rng, batch.index)
+        chain = plan.updates == "chain"
+        acting = replace(model, denoiser=_twin(model.denoiser)) if chain else model
+        for gradient in _gradients(acting, reward, batch, plan, anchor, tuning):
+            if chain:
+                _hand_over(acting.denoiser, model.denoiser)
+            pending.append(gradient)
+            if sum(part.whole for part in pending) < tuning.accumulate:
+                continue
+            if tuning.pretraining is not None:
+                tuning.pretraining(batch.rng).backward()
+            norm = nn.utils.clip_grad_norm_(weights, max_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            if tuning.scheduler is not None:
+                tuning.scheduler.step()
+            if tuning.average is not None:
+                tuning.average.update_parameters(model.denoiser)
+            mean = torch.stack([part.reward for part in pending]).mean()
+            drift = torch.stack([part.drift for part in pending]).mean()
+            pending.clear()
+            yield Update(batch.index, gradient.step, gradient.last, (mean, norm, drift))
 
 
 @dataclass(frozen=True)
 class _Gradient:
     """Where a gradient that is now in ``.grad`` comes from."""
 
-    batch: Batch
     step: int
     reward: Float[Tensor, ""]
     drift: Float[Tensor, ""]
@@ -238,33 +219,28 @@ def _gradients(
     model: MotionDiffusion,
     reward: Reward,
     batch: Batch,
-    method: FineTuneMethod,
+    plan: GradientPlan,
     anchor: Anchor | None,
     tuning: Tuning,
 ) -> Iterator[_Gradient]:
     """Roll out, and after each rewarded step add its gradient's part to ``.grad``."""
-    plan = method.plan(model.n_steps, batch.rng, batch.index)
-    chain = plan.updates == "chain"
-    acting = replace(model, denoiser=_twin(model.denoiser)) if chain else model
     drifts: list[Tensor] = []
     left = len(plan.rewarded) + plan.renoised
-    for step in rollout(acting, batch.x_T, batch.prompts, plan, batch.rng):
+    for step in rollout(model, batch.x_T, batch.prompts, plan, batch.rng):
         if anchor is not None and step.index in plan.recorded:
             drifts.append(anchor(step, batch.prompts))
         if step.index not in plan.rewarded:
             continue
-        scores = scored(acting, reward, step, batch.prompts, plan, tuning.micro_batch)
+        scores = scored(model, reward, step, batch.prompts, plan, tuning.micro_batch)
         loss = -gain(scores, step, plan)
         drift = torch.stack(drifts).mean() if drifts else torch.zeros(())
         if anchor is not None:
             loss = anchor.weight * drift + loss
-        (loss / (tuning.accumulate * tuning.stagger)).backward()
-        if chain:
-            _hand_over(acting.denoiser, model.denoiser)
+        (loss / tuning.accumulate).backward()
         drifts.clear()
         left -= 1
         whole = plan.updates != "sum" or not left
-        yield _Gradient(batch, step.index, scores.detach().mean(), drift.detach(), whole, not left)
+        yield _Gradient(step.index, scores.detach().mean(), drift.detach(), whole, not left)
 
 
 def _twin(denoiser: Denoiser) -> Denoiser:

@@ -20,6 +20,7 @@ from easytune_lib.experiments.comparison import (
     curve_rows,
     load_tuned,
     memory_by_k,
+    paired_rows,
     run_all,
     score_rows,
     seed_rows,
@@ -345,6 +346,19 @@ class TestSummary:
             {"method": "A", "seed": 0, "r1": 1.5, "fid": 1.0},
             {"method": "A", "seed": 1, "r1": 3.5, "fid": 1.0},
         ]
+
+
+class TestPaired:
+    def test_differences_are_of_a_seed_with_itself(self):
+        """B - A: 1.5 - 1.5 and 2.5 - 3.5; the mean -0.5 +- 12.706 / 2; B's third seed is alone."""
+        (b, c) = paired_rows(ROWS, "test", "A", ("r1", "fid"))
+        assert (b["method"], b["rival"], b["seeds"], b["r1"], b["fid"]) == ("B", "A", 2, -0.5, 0.0)
+        assert b["r1_high"] - b["r1"] == pytest.approx(12.7062 / 2, abs=1e-3)
+        assert (c["seeds"], c["r1"], c["r1_low"]) == (1, -1.25, None)
+
+    def test_a_rival_that_did_not_run_is_named(self):
+        with pytest.raises(ValueError, match="no rows of 'ReFL' on test: there are"):
+            paired_rows(ROWS, "test", "ReFL", ("r1",))
 
 
 def finished(label, lr, mm_dist, seed=0):
