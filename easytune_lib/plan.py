@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class GradientPlan:
-    """How one rollout is differentiated; it never changes the sampled motion.
+    """How one rollout is differentiated; but for ``hop`` it never changes the sampled motion.
 
     Steps are numbered from 0 (pure noise) to ``n_steps - 1`` (the clean motion). The first
     three fields tell the methods apart; the others say what the reward is asked and what
@@ -31,6 +31,7 @@ class GradientPlan:
     #   sum: when the rollout is over, of all gradients together
     renoised: int = 0  # so many times more, the last step is taken from fresh noise
     checkpoint: bool = False  # keep each recorded call's input only, and compute it again
+    hop: int = 1  # steps before all recorded and rewarded ones are taken so many at a time
 
     def __post_init__(self) -> None:
         if not self.rewarded:
@@ -59,11 +60,19 @@ class GradientPlan:
                 f"the gradients of {self.renoised} fresh noises make one update: "
                 'set updates="sum" and detach_state=True'
             )
+        if self.hop < 1:
+            raise ValueError(f"a hop is 1 step or more, got {self.hop}")
 
     @property
     def last(self) -> int:
         """The last step worth computing."""
         return max(self.rewarded)
+
+    @property
+    def visited(self) -> list[int]:
+        """The steps that are computed, in order; the noisiest always is."""
+        first = min(self.recorded | self.rewarded)
+        return sorted({0, *range(first, 0, -self.hop), *range(first, self.last + 1)})
 
     def reads_at(self, step: int) -> Literal["x0_hat", "x_t"]:
         """Which state the reward is given after ``step``."""

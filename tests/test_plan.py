@@ -47,11 +47,21 @@ def test_weights_count_one_each_where_none_are_given():
         ({"weights": (1.0, 1.0)}, "2 weights do not reach the rewarded step 2"),
         ({"renoised": 1}, 'make one update: set updates="sum"'),
         ({"renoised": 1, "updates": "sum"}, "detach_state=True"),
+        ({"hop": 0}, "a hop is 1 step or more, got 0"),
     ],
 )
 def test_options_without_a_meaning_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         GradientPlan(TWO, TWO, **options)
+
+
+def test_hops_lead_up_to_the_first_step_that_matters():
+    late = frozenset({7, 8})
+    assert GradientPlan(late, late, detach_state=True).visited == list(range(9))
+    assert GradientPlan(late, late, detach_state=True, hop=3).visited == [0, 1, 4, 7, 8]
+    assert GradientPlan(late, frozenset({9}), hop=50).visited == [0, 7, 8, 9]
+    assert GradientPlan(ONE, frozenset({3}), hop=4).visited == [0, 1, 2, 3]
+    assert GradientPlan(frozenset(), TWO, hop=2).visited == [0, 2]
 
 
 def test_a_plan_is_a_value():

@@ -199,7 +199,7 @@ class Calls:
         recorded = sum(step <= plan.last for step in plan.recorded) + plan.renoised
         rewards = len(plan.rewarded) + plan.renoised
         return cls(
-            denoiser=plan.last + 1 + plan.renoised,
+            denoiser=len(plan.visited) + plan.renoised,
             recorded=recorded,
             again=recorded if plan.checkpoint else 0,
             rewards=rewards,

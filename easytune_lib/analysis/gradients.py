@@ -331,10 +331,10 @@ def _stream_shares(
     receive: Callable[[int, str, Tensor], None],
 ) -> None:
     def of_step(call: int, name: str, grad: Tensor) -> None:
-        receive(min(call, plan.last), name, grad)  # fresh noises belong to the last step
+        receive(visited[min(call, len(visited) - 1)], name, grad)  # fresh noises: the last step's
 
     plan = replace(plan, checkpoint=False)  # whose second calls would be taken for further steps
-    own = _OwnWeights(model.denoiser, of_step)
+    visited, own = plan.visited, _OwnWeights(model.denoiser, of_step)
     for step in rollout(replace(model, denoiser=own), x_T, prompts, plan, rng):
         if step.index in plan.rewarded:
             raised = gain(score(model, reward, step, prompts, plan), step, plan)

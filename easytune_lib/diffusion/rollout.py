@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -51,9 +52,10 @@ def rollout(
         ValueError: Noise is to be drawn, and there is no ``rng``.
     """
     x, times = x_T, model.times
-    for i in range(plan.last + 1):
+    for i, following in pairwise([*plan.visited, plan.last + 1]):
         x = x.detach() if plan.detach_state else x
-        step = _denoise(model, i, times[i], x, prompts, plan, rng)
+        span = times[i][0], times[following - 1][1]
+        step = _denoise(model, i, span, x, prompts, plan, rng)
         yield step
         x = step.x
     for _ in range(plan.renoised):

@@ -4,28 +4,33 @@ All runs share base model, reward, prompts, noise and batch size; a run ends whe
 of seconds (or of updates) is spent. The judge speaks only before and after.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from easytune_lib.analysis.cost import measure
 from easytune_lib.checkpoints import fit
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.finetune.loop import Anchor, Update, batches, finetune, trainable
+from easytune_lib.finetune.loop import Anchor, Tuning, Update, batches, finetune, trainable
+from easytune_lib.finetune.lora import merged, with_lora
 from easytune_lib.finetune.methods import DRaFT, EasyTune, recorded
+from easytune_lib.finetune.precision import bf16
 from easytune_lib.metrics.intervals import spread
 from easytune_lib.protocols import Denoiser, FineTuneMethod
 from easytune_lib.recipes import RewardNoise
 from easytune_lib.records import RunRecord, run_id
+from easytune_lib.seeding import stream
 from easytune_lib.storage import (
     load_tensors,
     pack_optimizer,
@@ -57,8 +62,15 @@ class Run:
     splits: tuple[str, ...] = ("test",)  # prompts that the judge sees
     noise_seeds: int = 2  # generations a prompt
     prompts: int = 0  # at most so many a split; 0 = all
+    _: KW_ONLY  # options, off by default
     anchor: float = 0.0  # weight of the distance from the base; see Anchor
     reward: RewardNoise = "features"  # what the reward learned to read through
+    max_norm: float = 1.0  # gradients are clipped to it; a small one makes all of one norm
+    accumulate: int = 1  # gradients an update; see Tuning
+    schedule: Literal["constant", "cosine"] = "constant"  # of the rate, over the budget spent
+    ema: float = 0.0  # the average of the weights that is judged forgets at this rate; 0 = none
+    lora: int = 0  # rank of adapters on attention, which alone are tuned; 0 = all weights are
+    precision: Literal["float32", "bf16"] = "float32"  # of matrix products; see bf16
 
     def __post_init__(self) -> None:
         if (self.seconds > 0) == (self.updates > 0):
@@ -68,10 +80,10 @@ class Run:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """As recorded; what came to a run or a method later is left out where it is not used."""
+        """As recorded; an option of a run or a method is left out where it is off."""
         given = asdict(self) | {"method": recorded(self.method)}
-        later = {"anchor": 0.0, "reward": "features"}
-        return {key: value for key, value in given.items() if later.get(key) != value}
+        off = {f.name: f.default for f in fields(self) if f.kw_only}
+        return {key: value for key, value in given.items() if off.get(key) != value}
 
     @property
     def record_id(self) -> str:
@@ -123,32 +135,63 @@ def tuned(bench: Workbench, run: Run, scratch: Path) -> Iterator[Progress]:
 
 def _tune(bench: Workbench, run: Run, path: Path) -> Iterator[Progress]:
     """Spend the budget, and write tuned weights and curve to ``path``."""
-    model = trainable(replace(bench.model, n_steps=run.n_steps))
+    model, reward = trainable(replace(bench.model, n_steps=run.n_steps)), bench.reward
+    if run.lora:
+        adapted = with_lora(
+            bench.model.denoiser, stream(run.seed, "lora"), run.lora, float(run.lora)
+        )
+        model = replace(model, denoiser=adapted)
     denoiser = model.denoiser
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=run.lr, weight_decay=0.0, fused=True)
+    if run.precision == "bf16":
+        model, reward = bf16(model, reward)
+    weights = [weight for weight in denoiser.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=run.lr, weight_decay=0.0, fused=True)
+    forget = get_ema_multi_avg_fn(run.ema)
+    average = AveragedModel(denoiser, multi_avg_fn=forget) if run.ema else None
     state = path.with_name("state.safetensors")
-    curve, start, spent = resume_state(state, denoiser, optimizer)
+    curve, start, spent = resume_state(state, denoiser, optimizer, average)
     began, saved_at = time.process_time() - spent, spent
-    stream = batches(model, bench.prompts["finetune"].prompts, run.batch_size, run.seed, start)
+    given = batches(model, bench.prompts["finetune"].prompts, run.batch_size, run.seed, start)
     anchor = Anchor(bench.model, run.anchor) if run.anchor else None
-    for update in finetune(model, bench.reward, stream, run.method, optimizer, anchor=anchor):
+    tuning = Tuning(run.accumulate, average=average)
+    _set_rate(optimizer, run, _spent(run, curve))
+    for update in finetune(
+        model, reward, given, run.method, optimizer, run.max_norm, anchor, tuning
+    ):
         elapsed = time.process_time() - began
         curve["reward"].append(update.reward)
         curve["seconds"].append(elapsed)
         curve["grad_norm"].append(update.grad_norm)
         curve["step"].append(float(update.step))
-        count = len(curve["reward"])
-        fraction = elapsed / run.seconds if run.seconds else count / run.updates
+        count, fraction = len(curve["reward"]), _spent(run, curve)
+        _set_rate(optimizer, run, fraction)
         yield Progress(run.label, run.seed, count, update.reward, elapsed, min(fraction, 1.0))
         if fraction >= 1:
             break
         if update.last and elapsed - saved_at > 20:
             saved_at = elapsed
-            save_state(state, denoiser, optimizer, curve, update.batch + 1, elapsed)
-    network = getattr(denoiser, "config", {})
+            save_state(state, denoiser, optimizer, curve, update.batch + 1, elapsed, average)
+    final: Any = denoiser if average is None else average.module
+    final = merged(final) if run.lora else final
+    network = getattr(final, "config", {})
     config = {"run": run.parameters, "network": network, "curve": curve}
-    save_tensors(path, denoiser.state_dict(), config)
+    save_tensors(path, final.state_dict(), config)
     state.unlink(missing_ok=True)
+
+
+def _spent(run: Run, curve: dict[str, list[float]]) -> float:
+    """The fraction of its budget that a run has spent."""
+    if run.updates:
+        return len(curve["reward"]) / run.updates
+    return curve["seconds"][-1] / run.seconds if curve["seconds"] else 0.0
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, run: Run, fraction: float) -> None:
+    """The rate of the next update, of a run that has spent ``fraction`` of its budget."""
+    half_turn = math.pi * min(fraction, 1.0)
+    factor = 0.5 * (1 + math.cos(half_turn)) if run.schedule == "cosine" else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = factor * run.lr
 
 
 def finished_record(
@@ -199,17 +242,23 @@ def save_state(
     curve: dict[str, list[Any]],
     batch: int,
     spent: float,
+    average: AveragedModel | None = None,
 ) -> None:
     """Write all that a fine-tuning needs to go on from ``batch``, atomically."""
     tensors = {f"network.{name}": value for name, value in denoiser.state_dict().items()}
     tensors |= pack_optimizer(optimizer)
+    if average is not None:
+        tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
     save_tensors(path, tensors, {"curve": curve, "batch": batch, "spent": spent})
 
 
 def resume_state(
-    path: Path, denoiser: Denoiser, optimizer: torch.optim.Optimizer
+    path: Path,
+    denoiser: Denoiser,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel | None = None,
 ) -> tuple[dict[str, list[Any]], int, float]:
-    """What :func:`save_state` wrote, into network and optimizer; a fresh start where nothing is.
+    """What :func:`save_state` wrote, into what it was of; a fresh start where nothing is.
 
     Returns:
         The curve so far, the next batch, and the seconds spent.
@@ -219,6 +268,8 @@ def resume_state(
     tensors, config = load_tensors(path)
     fit(denoiser, part(tensors, "network."), path)
     unpack_optimizer(optimizer, tensors)
+    if average is not None:
+        fit(average, part(tensors, "average."), path)
     return config["curve"], config["batch"], config["spent"]
 
 
@@ -336,6 +387,45 @@ def summary(
                 f"{metric}_gain_low": low,
                 f"{metric}_gain_high": high,
             }
+        result.append(line)
+    return result
+
+
+def paired_rows(
+    rows: Sequence[dict[str, Any]], split: str, rival: str, metrics: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Each method's difference from ``rival``, seed by seed, with its 95 % interval over seeds.
+
+    Seeds are paired, since they share prompts and noise in training and before the judge. Those
+    that one of the two lacks are left out; with a single one both ends are ``None``.
+
+    Args:
+        rows: Of :func:`score_rows`.
+        split: Which of the rows.
+        rival: A method.
+        metrics: Which columns, for instance ``("r1", "mm_dist")``.
+
+    Raises:
+        ValueError: There are no rows of the rival.
+    """
+    seeds = {(row["method"], row["seed"]): row for row in seed_rows(rows, split)}
+    theirs = {seed: row for (method, seed), row in seeds.items() if method == rival}
+    if not theirs:
+        raise ValueError(
+            f"no rows of {rival!r} on {split}: there are {sorted({m for m, _ in seeds})}"
+        )
+    result = []
+    for method in dict.fromkeys(method for method, _ in seeds if method not in ("base", rival)):
+        both = [seed for seed in theirs if (method, seed) in seeds]
+        line: dict[str, Any] = {
+            "method": method,
+            "rival": rival,
+            "split": split,
+            "seeds": len(both),
+        }
+        for metric in metrics:
+            apart = [seeds[method, seed][metric] - theirs[seed][metric] for seed in both]
+            line[metric], line[f"{metric}_low"], line[f"{metric}_high"] = spread(apart)
         result.append(line)
     return result
 

@@ -36,7 +36,10 @@ def _randint(low: int, high: int, rng: torch.Generator) -> int:
     return int(torch.randint(low, high, (), generator=rng))
 
 
-def _ramp(weights: Literal["uniform", "early", "late"], n_steps: int) -> tuple[float, ...]:
+Ramp = Literal["uniform", "early", "late"]
+
+
+def _ramp(weights: Ramp, n_steps: int) -> tuple[float, ...]:
     rising = tuple(2 * (i + 1) / (n_steps + 1) for i in range(n_steps))  # mean 1
     return {"uniform": (), "early": rising[::-1], "late": rising}[weights]
 
@@ -60,6 +63,14 @@ class EasyTune:
             with the new weights (the paper's Fig. 5, released code's ``ft_mld.py``); in ``chain``
             optimisation a copy theta' learns, which takes over when the trajectory ends
             (``ft_mld_chain.py``); ``sum`` makes one update of all gradients (ours).
+        odds: Of a random step to be the one, along the same ramps; its reward is weighed by
+            their inverse, so that the mean gradient stays that of Eq. 6 (importance sampling;
+            ours). Asks for ``k=1, steps="random"``.
+        chain: Steps recorded in a row: the reward is read ``chain - 1`` steps after the first
+            of them, and its gradient goes back through all (ours, between EasyTune and DRaFT).
+            Asks for ``k=1``.
+        hop: Steps before the first recorded one are taken so many at a time (ours). Their states
+            are constants to EasyTune, so nothing but their cost depends on how they are reached.
     """
 
     k: int | None = None
@@ -67,20 +78,37 @@ class EasyTune:
     _: KW_ONLY
     reads: Literal["x0_hat", "x_t"] = "x0_hat"
     switch: int = 0
-    weights: Literal["uniform", "early", "late"] = "uniform"
+    weights: Ramp = "uniform"
     updates: Literal["step", "chain", "sum"] = "step"
+    odds: Ramp = "uniform"
+    chain: int = 1
+    hop: int = 1
+
+    def __post_init__(self) -> None:
+        if self.k != 1 and (self.chain > 1 or self.odds != "uniform"):
+            raise ValueError(f"odds and chains are of one step a trajectory: k=1, got k={self.k}")
+        if self.odds != "uniform" and self.steps != "random":
+            raise ValueError(f'odds are of random steps: steps="random", got {self.steps!r}')
 
     def plan(self, n_steps: int, rng: torch.Generator, batch: int = 0) -> GradientPlan:
         """The plan of one batch."""
         rewarded = _last(self.k, n_steps)
-        k = len(rewarded)
+        k, weights, odds = len(rewarded), _ramp(self.weights, n_steps), _ramp(self.odds, n_steps)
         if self.steps == "strided":
             rewarded = frozenset(n_steps - 1 - i * n_steps // k for i in range(k))
+        elif odds:
+            rewarded = frozenset(torch.multinomial(torch.tensor(odds), 1, generator=rng).tolist())
+            weights = tuple(w / p for w, p in zip(weights or [1.0] * n_steps, odds, strict=True))
         elif self.steps == "random":
             rewarded = frozenset(torch.randperm(n_steps, generator=rng)[:k].tolist())
+        recorded = rewarded
+        if self.chain > 1:
+            first = min(rewarded)
+            rewarded = frozenset({min(first + self.chain, n_steps) - 1})
+            recorded = frozenset(range(first, max(rewarded) + 1))
         return GradientPlan(
-            rewarded, rewarded, detach_state=True, reads=self.reads, switch=self.switch,
-            weights=_ramp(self.weights, n_steps), updates=self.updates,
+            recorded, rewarded, detach_state=self.chain == 1, reads=self.reads,
+            switch=self.switch, weights=weights, updates=self.updates, hop=self.hop,
         )  # fmt: skip
 
 
@@ -113,18 +141,21 @@ class DRaFT:
 
     ``None`` is the whole chain. Deviations: all weights are tuned unless the denoiser is given
     LoRA, and only with ``checkpoint`` are steps recomputed, as in the original: the gradient is
-    the same, the memory that of one step. The comparison of Tan et al. has neither.
+    the same, the memory that of one step. The comparison of Tan et al. has neither. ``hop`` as
+    of :class:`EasyTune`, for the steps before the last k (ours).
     """
 
     k: int | None = None
     _: KW_ONLY
     checkpoint: bool = False
+    hop: int = 1
 
     def plan(self, n_steps: int, rng: torch.Generator, batch: int = 0) -> GradientPlan:
         """The plan of one batch."""
         return GradientPlan(
-            recorded=_last(self.k, n_steps), rewarded=_last(1, n_steps), checkpoint=self.checkpoint
-        )
+            recorded=_last(self.k, n_steps), rewarded=_last(1, n_steps),
+            checkpoint=self.checkpoint, hop=self.hop,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -220,6 +251,7 @@ class ReFL:
         window: Steps.
         target: The loss is ``relu(target - reward)``, up to a constant: a motion that scores
             more pulls no further. The original's offset is 2, in units of its own reward.
+        hop: As of :class:`EasyTune` (ours).
 
     The original, of 40 steps, is ``ReFL(10, target=2.0)`` with ``Tuning(pretraining=...)``; its
     factor of 1e-3 on the reward is a weight of 1e3 on the pre-training loss.
@@ -228,9 +260,10 @@ class ReFL:
     window: int = 10
     _: KW_ONLY
     target: float | None = None
+    hop: int = 1
 
     def plan(self, n_steps: int, rng: torch.Generator, batch: int = 0) -> GradientPlan:
         """The plan of one batch."""
         first = n_steps - len(_last(self.window, n_steps))
         step = frozenset({_randint(first, n_steps, rng)})
-        return GradientPlan(recorded=step, rewarded=step, detach_state=True, target=self.target)
+        return GradientPlan(step, step, detach_state=True, target=self.target, hop=self.hop)

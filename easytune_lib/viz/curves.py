@@ -305,6 +305,48 @@ def plot_method_table(
 
 
 @styled()
+def plot_paired(
+    record: RunRecord, metrics: Sequence[str] = ("r1", "mm_dist"), width: float = PAGE
+) -> Figure:
+    """Which methods beat the rival, seed by seed?
+
+    One panel a metric, one line a method: the mean of the paired differences, and its 95 %
+    interval over seeds where there are several; the line at 0 is the rival.
+
+    Reads:
+        ``tables["paired"]``: rows with ``method``, ``rival``, and of each metric ``<metric>``,
+        ``<metric>_low`` and ``<metric>_high`` (``None`` for a single seed).
+
+    Args:
+        record: See above.
+        metrics: Columns to show.
+        width: Inches.
+
+    Raises:
+        ValueError: The table, or a column in it, is missing.
+    """
+    ends = [f"{metric}{end}" for metric in metrics for end in ("_low", "_high")]
+    rows = table_of(record, "paired", ("method", "rival", *metrics, *ends))[::-1]
+    fig, axes = panels(width, len(metrics), height=0.75 + 0.2 * len(rows), sharey=True)
+    for ax, metric in zip(axes, metrics, strict=True):
+        ax.axvline(0, color=GREY, ls="--", lw=1)
+        for y, row in enumerate(rows):
+            color, marker = (method_style(row["method"])[key] for key in ("color", "marker"))
+            if row[f"{metric}_low"] is not None:
+                ax.hlines(y, row[f"{metric}_low"], row[f"{metric}_high"], color=color, lw=1.4)
+            ax.plot(row[metric], y, marker, color=color, ms=5)
+        ax.grid(axis="x")
+        ax.grid(axis="y", visible=False)
+        name = METRICS.get(metric, metric)
+        ax.set(xlabel=f"{name}, less {rows[0]['rival']}'s", ylim=(-0.6, len(rows) - 0.1))
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.set_yticks(range(len(rows)), [method_style(row["method"])["label"] for row in rows])
+        spec = ax.get_subplotspec()
+        ax.tick_params(axis="y", length=0, labelleft=spec is None or spec.is_first_col())
+    return fig
+
+
+@styled()
 def plot_memory(record: RunRecord, width: float = COLUMN) -> Figure:
     """Does the memory for backpropagation grow with the number of recorded steps?
 

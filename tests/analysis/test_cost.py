@@ -103,7 +103,7 @@ def test_a_run_without_a_trajectory_is_refused():
 
 METHODS = [
     EasyTune(), EasyTune(3, "strided"), EasyTune(2, updates="sum"), DRaFT(1), DRaFT(3), DRaFT(),
-    DRaFT(checkpoint=True), DRaFTLV(2), AlignProp(), DRTune(4, 3), ReFL(4),
+    DRaFT(checkpoint=True), DRaFTLV(2), AlignProp(), DRTune(4, 3), ReFL(4), ReFL(2, hop=3),
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from easytune_lib.experiments.comparison import (
     curve_rows,
     load_tuned,
     memory_by_k,
+    paired_rows,
     run_all,
     score_rows,
     seed_rows,
@@ -69,6 +70,12 @@ class Mortal(AlignmentReward):
         return super().__call__(motion, prompts, t)
 
 
+OPTIONS = [
+    {"accumulate": 2}, {"schedule": "cosine"}, {"ema": 0.5}, {"lora": 2}, {"precision": "bf16"},
+    {"max_norm": 0.5},
+]  # fmt: skip
+
+
 class TestRun:
     @pytest.mark.parametrize("budget", [{}, {"seconds": 1.0, "updates": 2}, {"seconds": -1.0}])
     def test_needs_one_budget(self, budget):
@@ -81,11 +88,20 @@ class TestRun:
             {"method": DRaFT(2)}, {"lr": 2e-2}, {"seed": 1}, {"updates": 7}, {"batch_size": 4},
             {"n_steps": 3}, {"splits": ("validation",)}, {"noise_seeds": 2}, {"prompts": 7},
             {"updates": 0, "seconds": 1.0}, {"anchor": 1.0}, {"reward": "latent"},
-            {"method": EasyTune(2, reads="x_t")}, {"method": DRaFT(2, checkpoint=True)},
+            {"method": EasyTune(2, reads="x_t")}, {"method": DRaFT(2, checkpoint=True)}, *OPTIONS,
         ]  # fmt: skip
         ids = [replace(RUN, **other).record_id for other in others]
         assert len({RUN.record_id, *ids}) == len(others) + 1
         assert replace(RUN).record_id == RUN.record_id
+
+    def test_options_that_are_off_are_not_recorded(self):
+        """As the first records were written, whose ids must not change."""
+        assert RUN.parameters.keys() == {
+            "base", "weights", "label", "method", "lr", "seed", "seconds", "updates", "batch_size",
+            "n_steps", "splits", "noise_seeds", "prompts",
+        }  # fmt: skip
+        for option in OPTIONS:
+            assert replace(RUN, **option).parameters == RUN.parameters | option
 
     def test_methods_of_equal_fields_are_told_apart(self):
         draft, refl = replace(RUN, method=DRaFT(2)), replace(RUN, method=ReFL(2))
@@ -161,6 +177,37 @@ class TestTuned:
         ]
         assert records[0].series == records[1].series
         assert records[0].tables == records[1].tables
+
+    @pytest.mark.parametrize("option", OPTIONS, ids=str)
+    def test_no_option_is_forgotten_by_a_killed_run(self, tmp_path, eager, option):
+        """Killed in its third batch; the state of all options is exact."""
+        if "lora" in option:
+            pytest.importorskip("peft")
+        run = replace(RUN, **option)
+        with pytest.raises(KeyboardInterrupt):
+            list(tuned(replace(BENCH, reward=Mortal(5)), run, tmp_path / "killed"))
+        assert (tmp_path / "killed" / run.record_id / "state.safetensors").exists()
+        list(tuned(BENCH, run, tmp_path / "killed"))
+        list(tuned(BENCH, run, tmp_path / "unbroken"))
+        got, want = (weights(run, tmp_path / name) for name in ("killed", "unbroken"))
+        assert same(got, want)
+        list(tuned(BENCH, RUN, tmp_path))
+        assert got.keys() == weights(RUN, tmp_path).keys()
+        assert not same(got, weights(RUN, tmp_path)), "and does something"
+
+    def test_a_cosine_falls_over_the_budget_whatever_it_is_of(self, tmp_path, eager, monkeypatch):
+        """30 s an update, of which the first begins at 0: four updates fill 120 s."""
+        rates = []
+        step = torch.optim.AdamW.step
+        monkeypatch.setattr(
+            torch.optim.AdamW, "step",
+            lambda self, *a: (rates.append(self.param_groups[0]["lr"]), step(self, *a))[1],
+        )  # fmt: skip
+        for budget in ({"updates": 4}, {"updates": 0, "seconds": 120.0}):
+            list(tuned(BENCH, replace(RUN, schedule="cosine", lr=1e-3, **budget), tmp_path))
+        half = 0.5**0.5
+        want = [1e-3, 1e-3 * (1 + half) / 2, 5e-4, 1e-3 * (1 - half) / 2]
+        assert rates == pytest.approx(want * 2)
 
     def test_killed_while_the_judge_speaks_it_is_not_tuned_again(self, tmp_path, monkeypatch):
         def dies(*_):
@@ -299,6 +346,19 @@ class TestSummary:
             {"method": "A", "seed": 0, "r1": 1.5, "fid": 1.0},
             {"method": "A", "seed": 1, "r1": 3.5, "fid": 1.0},
         ]
+
+
+class TestPaired:
+    def test_differences_are_of_a_seed_with_itself(self):
+        """B - A: 1.5 - 1.5 and 2.5 - 3.5; the mean -0.5 +- 12.706 / 2; B's third seed is alone."""
+        (b, c) = paired_rows(ROWS, "test", "A", ("r1", "fid"))
+        assert (b["method"], b["rival"], b["seeds"], b["r1"], b["fid"]) == ("B", "A", 2, -0.5, 0.0)
+        assert b["r1_high"] - b["r1"] == pytest.approx(12.7062 / 2, abs=1e-3)
+        assert (c["seeds"], c["r1"], c["r1_low"]) == (1, -1.25, None)
+
+    def test_a_rival_that_did_not_run_is_named(self):
+        with pytest.raises(ValueError, match="no rows of 'ReFL' on test: there are"):
+            paired_rows(ROWS, "test", "ReFL", ("r1",))
 
 
 def finished(label, lr, mm_dist, seed=0):

@@ -6,14 +6,17 @@ from itertools import islice
 
 import pytest
 import torch
+from backbones import made_up, no_text
 from toy import STEPS, reward, rng, text, toy
 
 from easytune_lib.analysis.gradients import step_gradients
 from easytune_lib.diffusion.rollout import sample
 from easytune_lib.finetune.loop import batches, finetune
-from easytune_lib.finetune.lora import merged, with_lora
+from easytune_lib.finetune.lora import attention, merged, with_lora
 from easytune_lib.finetune.methods import DRaFT, EasyTune
 from easytune_lib.models.mdm import MDM
+from easytune_lib.models.official.mdm import OfficialMDM
+from easytune_lib.models.official.motiondiffuse import MotionDiffuse
 from easytune_lib.protocols import Prompts
 
 pytest.importorskip("peft")
@@ -77,6 +80,44 @@ def test_by_default_attention_is_adapted():
     net = MDM(features=6, dim=8, layers=2, text_dim=2)
     names = [n for n, p in with_lora(net, rng(), 2).named_parameters() if p.requires_grad]
     assert len(names) == 2 * 2 * 2 and all(".qkv." in n or ".out." in n for n in names)
+
+
+def test_all_of_pytorch_s_attention_is_found_and_folds_in():
+    """In the published MDM, of which peft takes the weights off and on at every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = OfficialMDM([0.5] * 7, [2.0] * 7, frames=48, dim=16, layers=2, heads=2, ff=12,
+                          text_dim=9).eval()  # fmt: skip
+    tuned = with_lora(net, rng(), 2).eval()
+    weights = {name: p for name, p in tuned.named_parameters() if p.requires_grad}
+    assert len(weights) == 2 * 4 and all(".self_attn." in name for name in weights)
+    for name, weight in weights.items():
+        if "lora_B" in name:
+            torch.nn.init.constant_(weight, 0.3)
+    prompts = made_up(9, [24, 7])
+    x_T, t = net.diffusion(no_text(9)).draw_noise(prompts, rng()), torch.full((2,), 500)
+    out = tuned(x_T, t, prompts)
+    out.square().mean().backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in weights.values())
+    plain = merged(tuned)
+    assert plain.state_dict().keys() == net.state_dict().keys()
+    assert all(p.requires_grad for p in plain.parameters())
+    torch.testing.assert_close(plain(x_T, t, prompts), out)
+    assert not torch.allclose(net(x_T, t, prompts), out)
+
+
+def test_motiondiffuse_s_attention_is_found_its_last_layer_is_not():
+    with torch.device("meta"):
+        net = MotionDiffuse([0.0], [1.0], frames=8, dim=8, layers=1, heads=2, ff=4, text_dim=8,
+                            text_layers=1, text_heads=2, text_ff=4, clip_dim=4)  # fmt: skip
+    names = attention(net)
+    assert "out" not in names and len(names) == 1 + 2 * 3
+    assert {name.rpartition(".")[2] for name in names} == {"query", "key", "value", "self_attn"}
+
+
+def test_a_network_without_attention_asks_for_targets(base):
+    with pytest.raises(ValueError, match="ToyNet has no attention that is known: give targets"):
+        with_lora(base.denoiser, rng())
 
 
 def test_a_layer_that_there_is_not_is_refused(base):

@@ -32,6 +32,8 @@ METHODS = [
     EasyTune(4, weights="early", updates="chain"), EasyTune(3, "random", updates="sum"),
     Curriculum(3, 2), DRaFT(3, checkpoint=True), DRaFTLV(3), AlignProp(cut="uniform"),
     AlignProp(cut="normal", checkpoint=True), DRTune(4, 3, replay=True), ReFL(3, target=0.5),
+    EasyTune(1, "random", odds="early"), EasyTune(1, "random", chain=3, weights="late"),
+    EasyTune(1, "random", hop=3), ReFL(2, hop=4), DRaFT(3, hop=2),
 ]  # fmt: skip
 
 
@@ -326,6 +328,82 @@ def test_steps_are_computed_again_with_the_same_dropout(world):
         plain, again = gradient(DRaFT(4)), gradient(DRaFT(4, checkpoint=True))
         noisy.eval()
         assert torch.equal(plain, again) and not torch.equal(plain, gradient(DRaFT(4)))
+
+
+def test_unequal_odds_leave_the_mean_gradient_as_it_is(world):
+    """Importance sampling: the mean over all choices, each as likely as it is, equals the sum."""
+    model, x_T, prompts = world
+    want = step_gradients(model, reward, x_T, prompts, EasyTune().plan(STEPS, rng())).mean(0)
+    plans = [EasyTune(1, "random", odds="early").plan(STEPS, rng(seed)) for seed in range(400)]
+    steps = [plan.last for plan in plans]
+    chance = torch.arange(STEPS, 0, -1, dtype=torch.float64) * 2 / (STEPS * (STEPS + 1))
+    drawn = torch.bincount(torch.tensor(steps), minlength=STEPS) / len(steps)
+    assert (drawn - chance).abs().max() < 0.06, "early steps are drawn more often"
+    each = [
+        reward_gradient(model, reward, x_T, prompts, plans[steps.index(step)])
+        for step in range(STEPS)
+    ]
+    torch.testing.assert_close((chance[:, None] * torch.stack(each)).sum(0), want)
+    both = EasyTune(1, "random", odds="late", weights="late").plan(STEPS, rng())
+    assert both.weights == pytest.approx([1.0] * STEPS), "odds may stand for weights"
+
+
+def test_a_chain_reaches_from_easytune_to_draft(world):
+    model, x_T, prompts = world
+    single = EasyTune(1, "random", chain=1).plan(STEPS, rng(2))
+    assert single == EasyTune(1, "random").plan(STEPS, rng(2))
+    plan = EasyTune(1, "random", chain=3).plan(STEPS, rng(2))
+    start = single.last
+    assert plan.recorded == {start, start + 1, start + 2} and plan.rewarded == {start + 2}
+    by_hand = replace(single, recorded=plan.recorded, rewarded=plan.rewarded, detach_state=False)
+    assert plan == by_hand
+    assert EasyTune(1, chain=3).plan(STEPS, rng()).recorded == {STEPS - 1}, "the end cuts it short"
+    ends = {EasyTune(1, "random", chain=STEPS).plan(STEPS, rng(s)).last for s in range(9)}
+    assert ends == {STEPS - 1}
+    whole = next(s for s in range(99) if EasyTune(1, "random").plan(STEPS, rng(s)).last == 0)
+    got, want = (
+        reward_gradient(model, reward, x_T, prompts, method.plan(STEPS, rng(whole)))
+        for method in (EasyTune(1, "random", chain=STEPS), DRaFT())
+    )
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize(
+    "method, options",
+    [
+        (EasyTune, {"k": 2, "chain": 2}), (EasyTune, {"odds": "early"}),
+        (EasyTune, {"k": 1, "odds": "late"}),
+    ],
+)  # fmt: skip
+def test_odds_and_chains_are_of_one_step(method, options):
+    with pytest.raises(ValueError, match="odds"):
+        method(**options)
+
+
+@pytest.mark.parametrize("easy", [EasyTune(1, hop=3), ReFL(1, hop=3), DRaFT(1, hop=3)], ids=str)
+def test_hops_change_where_a_step_begins_and_not_its_gradient(world, easy):
+    """As if the steps that are left out had not been in the schedule."""
+    model, x_T, prompts = world
+    plan = easy.plan(STEPS, rng())
+    assert plan.visited == [0, 1, 4, 7]
+    steps = list(rollout(model, x_T, prompts, plan))
+    times = [model.times[i][0] for i in plan.visited]
+    assert [(s.index, s.now, s.after) for s in steps] == list(
+        zip(plan.visited, times, [*times[1:], -1], strict=True)
+    )
+    x = steps[-1].x_t.detach()
+    noise = model.noise_estimate(x, times[-1], prompts)
+    alpha, sigma = model.schedule.scales(times[-1])
+    mean = reward(model.decode((x - sigma * noise) / alpha, prompts), prompts).mean()
+    grads = torch.autograd.grad(mean, list(model.denoiser.parameters()))
+    want = torch.cat([g.flatten() for g in grads])
+    got = reward_gradient(model, reward, x_T, prompts, plan)
+    torch.testing.assert_close(got, want)
+    shares = step_gradients(model, reward, x_T, prompts, plan)
+    torch.testing.assert_close(shares[-1], want)
+    assert not shares[:-1].any()
+    straight = reward_gradient(model, reward, x_T, prompts, replace(plan, hop=1))
+    assert not torch.equal(got, straight) and torch.cosine_similarity(got, straight, 0) > 0.9
 
 
 class Memory(torch.autograd.Function):

@@ -138,6 +138,18 @@ def test_dots_are_means_and_base_is_a_line():
     assert [t.get_text() for t in ax.get_yticklabels()] == list(METHODS[::-1])
 
 
+def test_paired_differences_stand_at_zero_for_the_rival():
+    ends = {"r1_low": 0.05, "r1_high": 0.15, "fid": -0.1, "fid_low": None, "fid_high": None}
+    row = {"method": "EasyTune, hops", "rival": "ReFL", "r1": 0.1, **ends}
+    record = RunRecord("demo", {}, tables={"paired": [row, row | {"method": "DRTune", "r1": -0.1}]})
+    r1, fid = curves.plot_paired(record, metrics=("r1", "fid")).axes
+    assert [text.get_text() for text in r1.get_yticklabels()] == ["DRTune", "EasyTune, hops"]
+    assert r1.get_xlabel().endswith("less ReFL's")
+    drawn = [line.get_xdata() for line in r1.lines]
+    assert list(drawn[0]) == [0, 0] and [x[0] for x in drawn[1:]] == [-0.1, 0.1]
+    assert len(r1.collections) == 2 and not fid.collections, "one seed has no interval"
+
+
 def test_ceilings_are_lines_with_a_legend():
     ceilings = [
         {"method": m, "split": split, "r1": value}
