@@ -170,6 +170,42 @@ def speed_claims(record: RunRecord, method: str = "EasyTune") -> list[Claim]:
     return claims
 
 
+def reward_claims(record: RunRecord, rivals: Sequence[str]) -> list[Claim]:
+    """Is EasyTune's tuned model ahead on the reward itself, on *test* prompts, at equal compute?
+
+    What a time to a training reward can not say: EasyTune's is that of prompts that it has just
+    been updated on. Differences are paired by seed.
+
+    Args:
+        record: Of notebook 04; reads ``tables["methods"]``.
+        rivals: Labels; those the record lacks are left out.
+    """
+    rows = {(row["method"], row["seed"]): row["reward"] for row in record.tables["methods"]}
+    base, chain = str(record.parameters["base"]), f"DRaFT-{record.parameters['n_steps']}"
+    claims = []
+    for rival in dict.fromkeys(name for name, _ in rows if name in rivals):
+        gains = [
+            value - rows[rival, seed] for (name, seed), value in rows.items() if name == "EasyTune"
+        ]
+        mean, low, high = spread(gains)
+        claims.append(
+            Claim(
+                f"EasyTune's reward on test prompts ends above that of {rival}",
+                "",
+                f"{base}, {record.parameters['seconds']:g} s, {len(gains)} seeds",
+                mean,
+                low,
+                high,
+                "reward",
+                verdict(low, high),
+                record.run_id,
+                f"full/methods_{base}",
+                FASTER if rival == chain else "",
+            )
+        )
+    return claims
+
+
 def _depth(label: str) -> int:
     return int(label.removeprefix("DRaFT-"))
 
@@ -331,6 +367,7 @@ def all_claims(runs: Path) -> list[Claim]:
             for form in forms
             for c in speed_claims(longest(runs, "alignment_cost", "batch_size"), form)
         ),
+        *(c for record in compared for c in reward_claims(record, rivals)),
         *gradient_claims(longest(runs, "gradient_norms", "prompts", base="mld")),
         *noise_claims(longest(runs, "noise_similarity", "prompts", base="mld")),
         *refinement_claims(longest(runs, "reward_training_spl", "refine", data="bnr+cmu")),

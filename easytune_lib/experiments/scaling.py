@@ -83,6 +83,28 @@ def scaling_rows(
     return held, took
 
 
+def memory_rows(
+    bench: Workbench, methods: Mapping[str, FineTuneMethod], batch_size: int = 4, seed: int = 0
+) -> list[dict[str, Any]]:
+    """The most memory that each method holds for backward, over its first two updates of a batch.
+
+    Args:
+        bench: Whose base, reward and prompts; no weight of it is changed.
+        methods: By label.
+        batch_size: Prompts.
+        seed: Of the noise and the methods' choices.
+    """
+    bench = replace(bench, model=trainable(bench.model))
+    still = torch.optim.SGD(bench.model.denoiser.parameters(), lr=0.0)
+    rows = []
+    for label, method in methods.items():
+        batch = _batch(bench, batch_size, None, seed)
+        run = islice(finetune(bench.model, bench.reward, [batch], method, still), 2)
+        memory = saved_bytes(lambda run=run: list(run)) / MIB
+        rows.append({"base": bench.base, "method": label, "saved_mib": memory})
+    return rows
+
+
 def held_by_step(
     bench: Workbench, methods: Mapping[str, FineTuneMethod], batch_size: int = 4, seed: int = 0
 ) -> list[dict[str, Any]]:

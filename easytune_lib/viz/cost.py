@@ -28,7 +28,8 @@ def plot_quality_memory(record: RunRecord, metric: str = "r1", width: float = PA
     """What quality does a method buy for the memory that it holds? (Fig. 1a)
 
     One panel a base, one dot a method: the judge's metric with the 95 % interval of its mean over
-    training seeds, against memory. The dashed line is the base model.
+    training seeds, against memory. The dashed line is the base model. Methods that hold equally
+    much stand side by side.
 
     Reads:
         ``tables["quality"]``: rows with ``base``, ``method`` (one is "base"), ``saved_mib`` (held
@@ -47,16 +48,19 @@ def plot_quality_memory(record: RunRecord, metric: str = "r1", width: float = PA
     bases = list(dict.fromkeys(row["base"] for row in rows))
     fig, axes = panels(width, len(bases))
     for ax, base in zip(axes, bases, strict=True):
-        for row in (row for row in rows if row["base"] == base):
+        own = [row for row in rows if row["base"] == base]
+        equals = [[r for r in own if r["saved_mib"] == row["saved_mib"]] for row in own]
+        for row, equal in zip(own, equals, strict=True):
             value, low, high = (row[key] for key in ends)
+            x = row["saved_mib"] * 1.09 ** (equal.index(row) - (len(equal) - 1) / 2)
             if row["method"] == "base":
                 ax.axhline(value, color=GREY, ls="--", lw=1, zorder=1)
                 continue
             look = {**method_style(row["method"]), "linestyle": ""}
             look["label"] = re.sub(r"^DRaFT-(?!10$).*", "DRaFT, whole chain", look["label"])
-            ax.plot(row["saved_mib"], value, ms=5, **look)
+            ax.plot(x, value, ms=5, **look)
             if low is not None:
-                ax.vlines(row["saved_mib"], low, high, color=look["color"], lw=1.2)
+                ax.vlines(x, low, high, color=look["color"], lw=1.2)
         ax.set(xlabel="held for backward (MiB)", title=base, xscale="log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -145,7 +149,7 @@ def plot_reach(record: RunRecord, base: str, width: float = PAGE) -> Figure:
             if never:
                 ax.annotate(
                     f"{row['seeds'] - row['reached']} of {row['seeds']} never",
-                    (ends[1], y), (3, 0), textcoords="offset points", va="center", fontsize=5.5,
+                    (ends[1], y), (5, 0), textcoords="offset points", va="center", fontsize=5.5,
                     color=look["color"], annotation_clip=False,
                 )  # fmt: skip
         ax.set(xlabel=f"{units[clock]} to reward {threshold:.2f}", ylim=(-0.6, len(methods) - 0.4))
@@ -201,7 +205,8 @@ def plot_scaling(record: RunRecord, width: float = PAGE) -> Figure:
                     mfc="white" if latent else None, label=f"{method}, {space}")  # fmt: skip
         ax.set(xlabel=units[axis])
         log_axis(ax)
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.set_xticks(sorted({row["value"] for row in own}))
         if place % len(axes_of) == 0 or width <= 1.2 * COLUMN:
             ax.set_ylabel(label)
     for ax in axes[len(cells) :]:

@@ -10,6 +10,7 @@ from easytune_lib.experiments.scaling import (
     Point,
     blend,
     held_by_step,
+    memory_rows,
     quality_rows,
     scaling_rows,
 )
@@ -38,6 +39,12 @@ def test_memory_is_flat_in_steps_for_easytune_alone_and_foretold(counted):
         assert row["foretold_mib"] == pytest.approx(row["saved_mib"], rel=0.1), row
     assert all(0 < r["seconds_low"] <= r["seconds"] <= r["seconds_high"] for r in took)
     assert all(weight.grad is None for weight in bench.model.denoiser.parameters())
+
+
+def test_two_updates_tell_the_peak(counted):
+    methods = {"EasyTune": EasyTune(), "ReFL": ReFL(1), "DRaFT": DRaFT()}
+    easy, refl, draft = (r["saved_mib"] for r in memory_rows(tiny_bench(n_steps=6), methods, 8))
+    assert easy == pytest.approx(refl, rel=0.02) and draft > 4 * easy > 0
 
 
 def test_between_two_rates_is_a_straight_line():

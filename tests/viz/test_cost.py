@@ -78,8 +78,13 @@ def test_a_missing_table_is_named(name):
 def test_a_dot_a_method_and_the_base_as_a_line():
     ax = cost.plot_quality_memory(RECORD).axes[0]
     dots = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
-    assert dots["EasyTune"] == [[20.0, 0.6]] and dots["DRaFT, whole chain"] == [[30.0, 0.7]]
+    assert dots["EasyTune"] == [[20.0, 0.6]]
+    assert dots["DRaFT, whole chain"] == [[30.0, 0.7]]
     assert any(list(line.get_ydata()) == [0.5, 0.5] for line in ax.lines)
+    rows = [row | {"saved_mib": 20.0} for row in RECORD.tables["quality"]]
+    side = cost.plot_quality_memory(RunRecord("demo", {}, tables={"quality": rows})).axes[0]
+    places = [line.get_xdata()[0] for line in side.lines if len(line.get_xdata()) == 1]
+    assert len(set(places)) == len(METHODS), "equal memory stands side by side"
     assert len(ax.collections) == len(METHODS)
 
 
