@@ -30,6 +30,7 @@ FIGURES = {  # a notebook's main figure
     "09_reward_hacking": "full/reward_hacking_mld_early",
     "10_preference_study": "preferences",
     "11_which_reward": "full/which_reward_mld_early",
+    "14_cost_and_scaling": "full/quality_memory_r1",
 }
 NETWORKS = {
     "mdm": "MDM-like denoiser in feature space",
