@@ -51,33 +51,62 @@ def saved_bytes(fn: Callable[[], object]) -> int:
     its graph after every update does not add up. Parameters are left out: they are there
     anyway. Unlike the process's peak memory, the count repeats exactly.
     """
-    held: dict[int, int] = {}  # storage -> graph nodes that hold it
-    now = peak = 0
-
-    class Held:
-        def __init__(self, tensor: Tensor):
-            nonlocal now, peak
-            self.tensor, self.storage = tensor, tensor.untyped_storage()
-            self.counted = not _is_parameter(tensor)
-            if self.counted:
-                key = self.storage.data_ptr()
-                if key not in held:
-                    now += self.storage.nbytes()
-                    peak = max(peak, now)
-                held[key] = held.get(key, 0) + 1
-
-        def __del__(self) -> None:
-            nonlocal now
-            if self.counted:
-                key = self.storage.data_ptr()
-                held[key] -= 1
-                if not held[key]:
-                    del held[key]
-                    now -= self.storage.nbytes()
-
-    with torch.autograd.graph.saved_tensors_hooks(Held, lambda kept: kept.tensor):
+    meter = _Saved()
+    with meter.hooks():
         fn()
-    return peak
+    return meter.peak
+
+
+def saved_by_item(items: Iterable[object]) -> list[int]:
+    """The bytes held for backward when each item has been made, the ones before it let go.
+
+    For instance of the steps of a :func:`~easytune_lib.diffusion.rollout.rollout`, none of which
+    goes backward: how memory grows along a trajectory. Counted as by :func:`saved_bytes`.
+
+    Source: Tan et al. (2026), Fig. 6 ("without backpropagation").
+    """
+    meter, found = _Saved(), []
+    with meter.hooks():
+        for item in items:  # noqa: B007 - held until the next one is there
+            found.append(meter.now)
+    return found
+
+
+class _Saved:
+    """Counts storages that graphs hold."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, int] = {}  # storage -> graph nodes that hold it
+        self.now = self.peak = 0
+
+    def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
+        """To be entered while graphs are made."""
+        return torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: _Kept(self, tensor), lambda kept: kept.tensor
+        )
+
+
+class _Kept:
+    """A tensor that a graph holds, counted for as long as it does."""
+
+    def __init__(self, meter: _Saved, tensor: Tensor) -> None:
+        self.meter, self.storage = meter, tensor.untyped_storage()
+        self.tensor = tensor.detach()  # or a result that its own graph holds would never be let go
+        self.counted = not _is_parameter(tensor)
+        if self.counted:
+            key = self.storage.data_ptr()
+            if key not in meter.held:
+                meter.now += self.storage.nbytes()
+                meter.peak = max(meter.peak, meter.now)
+            meter.held[key] = meter.held.get(key, 0) + 1
+
+    def __del__(self) -> None:
+        if self.counted:
+            meter, key = self.meter, self.storage.data_ptr()
+            meter.held[key] -= 1
+            if not meter.held[key]:
+                del meter.held[key]
+                meter.now -= self.storage.nbytes()
 
 
 def _is_parameter(tensor: Tensor) -> bool:
@@ -284,6 +313,7 @@ def calibrate(
     prompts: Prompts,
     micro_batch: int | None = 8,
     repeats: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Rates:
     """Measure one denoiser call, one decode and reward, and one update; nothing is changed.
 
@@ -294,6 +324,7 @@ def calibrate(
         prompts: Of that batch; cost grows with their lengths.
         micro_batch: As in training; ``None``: the whole batch at once.
         repeats: Of each measurement in time, of which the shortest counts.
+        clock: Seconds; ``time.process_time`` for those of the CPU, all threads together.
 
     Raises:
         ValueError: No weight requires a gradient.
@@ -334,16 +365,16 @@ def calibrate(
         adam.step()
 
     calls = end + 1
-    network = _seconds(lambda: steps(none), repeats) / calls
-    both = _seconds(forward_and_back, repeats) - (calls - 1) * network
+    network = _seconds(lambda: steps(none), repeats, clock) / calls
+    both = _seconds(forward_and_back, repeats, clock) - (calls - 1) * network
     parted = micro_batch is not None and micro_batch < len(prompts)
     reward_bytes = saved_bytes(lambda: rewarded(part, last.x0_hat[rows, :tokens]))
     held, held_two = saved_bytes(lambda: steps(one)), saved_bytes(lambda: steps(two))
     return Rates(
         network=network,
         network_back=max(both - network, 0.0),
-        reward=_seconds(lambda: rewarded(prompts, last.x0_hat), repeats),
-        update=_seconds(update, repeats),
+        reward=_seconds(lambda: rewarded(prompts, last.x0_hat), repeats, clock),
+        update=_seconds(update, repeats, clock),
         network_mib=held / MIB,
         further_mib=(held_two - held if end else held) / MIB,
         reward_mib=(max(reward_bytes, x_T.nbytes) if parted else reward_bytes) / MIB,
@@ -365,13 +396,13 @@ def available() -> float:
         return pages * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
-def _seconds(fn: Callable[[], object], repeats: int) -> float:
+def _seconds(fn: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
     fn()
     taken = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = clock()
         fn()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        taken.append(time.perf_counter() - began)
+        taken.append(clock() - began)
     return min(taken)

@@ -5,10 +5,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from easytune_lib.experiments.speed import speedup
 from easytune_lib.metrics.intervals import spread
 from easytune_lib.records import RunRecord
 
 Verdict = Literal["holds", "does not hold here", "not shown here"]
+
+BETTER = "EasyTune aligns better than DRaFT through the whole chain"
+LEANER = "EasyTune needs a third of the additional memory"
+FASTER = "EasyTune reaches a reward sooner"
+STARVED = "Early steps starve in the chain"
+READABLE = "Noised motions stay readable"
+REFINED = "Self-refinement (SPL) improves the reward"
+"""What the paper's abstract says, in our words; a claim that is about none of it says more."""
 
 
 @dataclass(frozen=True)
@@ -18,13 +27,14 @@ class Claim:
     claim: str
     paper: str  # its number
     regime: str  # where ours was measured
-    ours: float
+    ours: float | None  # None: there is nothing to compare
     low: float | None  # ends of the 95 % interval over training seeds, where there are seeds
     high: float | None
     unit: str
     verdict: Verdict
     record: str  # run id
     figure: str  # of figures/, without suffix
+    about: str = ""  # which of the abstract's claims, where it is one of its own
 
 
 def verdict(low: float | None, high: float | None, wanted: float = 0.0) -> Verdict:
@@ -50,13 +60,17 @@ def alignment_claims(
     seed gives both methods the same prompts and noise, so that differences are paired.
 
     Args:
-        record: Of notebook 04; reads ``tables["methods"]``, one row a method and seed.
+        record: Of notebook 04, or 14 for equal evaluations of the reward; reads
+            ``tables["methods"]``, one row a method and seed.
         rivals: Labels; those the record lacks are left out.
         method: A label.
         metric: A column of which less is better.
     """
     rows = {(row["method"], row["seed"]): row[metric] for row in record.tables["methods"]}
     base = str(record.parameters["base"])
+    timed = "seconds" in record.parameters
+    budget = f"{record.parameters['seconds']:g} s" if timed else "equal evaluations"
+    chain = f"DRaFT-{record.parameters.get('n_steps', 50)}"
     claims = []
     for rival in rivals:
         seeds = [seed for name, seed in rows if name == rival and (method, seed) in rows]
@@ -66,16 +80,18 @@ def alignment_claims(
         mean, low, high = spread(gains)
         claims.append(
             Claim(
-                f"{method} aligns better than {rival} (MM-Dist)",
+                f"{method} aligns better than {rival}"
+                f"{'' if timed else ', equal evaluations'} (MM-Dist)",
                 "8.2 %" if (method, rival) == ("EasyTune", "DRaFT-50") else "",
-                f"{base}, {record.parameters['seconds']:g} s, {len(gains)} seeds",
+                f"{base}, {budget}, {len(gains)} seeds",
                 mean,
                 low,
                 high,
                 "%",
                 verdict(low, high),
                 record.run_id,
-                f"full/methods_{base}",
+                f"full/methods_{base}" if timed else f"full/equal_evaluations_{base}",
+                BETTER if (method, rival) == ("EasyTune", chain) else "",
             )
         )
     return claims
@@ -107,9 +123,91 @@ def memory_claims(record: RunRecord) -> list[Claim]:
                 held(share < 31.16),
                 record.run_id,
                 "full/backbone_cost",
+                LEANER,
             )
         )
     return claims
+
+
+def speed_claims(record: RunRecord, method: str = "EasyTune") -> list[Claim]:
+    """Is ``method`` sooner at a training reward than DRaFT through the whole chain, and than ReFL?
+
+    The ratio of median CPU seconds, "at least" where the rival never gets there and "at most"
+    where the method does not; its ends are the worst and the best case over the seeds of both. It
+    holds if even the worst is above 1.
+
+    Args:
+        record: Of notebook 14; reads ``tables["reach"]``.
+        method: A label.
+    """
+    rows = [row for row in record.tables["reach"] if row["clock"] == "seconds"]
+    claims = []
+    for base, threshold in dict.fromkeys((row["base"], row["threshold"]) for row in rows):
+        here = [r for r in rows if (r["base"], r["threshold"]) == (base, threshold)]
+        chain = max((r["method"] for r in here if r["method"].startswith("DRaFT-")), key=_depth)
+        for rival in (chain, "ReFL"):
+            ratio, low, high = speedup(here, method, rival)
+            reached = ", ".join(
+                f"{name} {row['reached']} of {row['seeds']}"
+                for name in (method, rival) for row in here if row["method"] == name
+            )  # fmt: skip
+            own = method == "EasyTune" and rival == chain
+            claims.append(
+                Claim(
+                    f"{method} reaches a reward of {threshold:.2f} sooner than {rival}",
+                    "7.3 x" if own and threshold == 0.75 else "",
+                    f"{base}, seeds that do: {reached}",
+                    ratio,
+                    low,
+                    high,
+                    "x",
+                    verdict(low, high, 1.0),
+                    record.run_id,
+                    f"full/reach_{base}",
+                    FASTER if own else "",
+                )
+            )
+    return claims
+
+
+def reward_claims(record: RunRecord, rivals: Sequence[str]) -> list[Claim]:
+    """Is EasyTune's tuned model ahead on the reward itself, on *test* prompts, at equal compute?
+
+    What a time to a training reward can not say: EasyTune's is that of prompts that it has just
+    been updated on. Differences are paired by seed.
+
+    Args:
+        record: Of notebook 04; reads ``tables["methods"]``.
+        rivals: Labels; those the record lacks are left out.
+    """
+    rows = {(row["method"], row["seed"]): row["reward"] for row in record.tables["methods"]}
+    base, chain = str(record.parameters["base"]), f"DRaFT-{record.parameters['n_steps']}"
+    claims = []
+    for rival in dict.fromkeys(name for name, _ in rows if name in rivals):
+        gains = [
+            value - rows[rival, seed] for (name, seed), value in rows.items() if name == "EasyTune"
+        ]
+        mean, low, high = spread(gains)
+        claims.append(
+            Claim(
+                f"EasyTune's reward on test prompts ends above that of {rival}",
+                "",
+                f"{base}, {record.parameters['seconds']:g} s, {len(gains)} seeds",
+                mean,
+                low,
+                high,
+                "reward",
+                verdict(low, high),
+                record.run_id,
+                f"full/methods_{base}",
+                FASTER if rival == chain else "",
+            )
+        )
+    return claims
+
+
+def _depth(label: str) -> int:
+    return int(label.removeprefix("DRaFT-"))
 
 
 def gradient_claims(record: RunRecord) -> list[Claim]:
@@ -136,6 +234,7 @@ def gradient_claims(record: RunRecord) -> list[Claim]:
             held(ratio < 0.1),
             record.run_id,
             f"full/gradient_norms_{record.parameters['base']}",
+            STARVED,
         )
     ]
 
@@ -161,6 +260,7 @@ def noise_claims(record: RunRecord) -> list[Claim]:
             held(found["x_t_at_half"] > 0.9),
             record.run_id,
             figure,
+            READABLE,
         ),
         Claim(
             "It is the reward's encoder that reads them (its cosine less that of plain features)",
@@ -208,6 +308,7 @@ def refinement_claims(record: RunRecord, arm: str = "SPL") -> list[Claim]:
                     verdict(low, high),
                     record.run_id,
                     "full/retrieval_spl_real",
+                    REFINED,
                 )
             )
     return claims
@@ -215,6 +316,8 @@ def refinement_claims(record: RunRecord, arm: str = "SPL") -> list[Claim]:
 
 def longest(runs: Path, name: str, size: str, **wanted: Any) -> RunRecord:
     """The record of ``name`` with the ``wanted`` parameters and the largest ``size``.
+
+    Of equally large ones, that with the most ``seeds``.
 
     Raises:
         ValueError: There is none.
@@ -229,7 +332,8 @@ def longest(runs: Path, name: str, size: str, **wanted: Any) -> RunRecord:
         raise ValueError(
             f"{runs} has no record {name!r} with {wanted}: run the notebook that makes it"
         )
-    return max(found, key=lambda record: record.parameters.get(size, 0))
+    ranks = [(r.parameters.get(size, 0), r.parameters.get("seeds", 0)) for r in found]
+    return found[ranks.index(max(ranks))]
 
 
 def all_claims(runs: Path) -> list[Claim]:
@@ -250,11 +354,58 @@ def all_claims(runs: Path) -> list[Claim]:
             for record in compared
             for c in alignment_claims(record, rivals, form)
         ),
+        *(
+            c
+            for form in forms
+            for c in alignment_claims(
+                longest(runs, "equal_evaluations", "updates"), ("DRaFT-50", "ReFL"), form
+            )
+        ),
         *memory_claims(longest(runs, "backbones", "batch_size")),
+        *(
+            c
+            for form in forms
+            for c in speed_claims(longest(runs, "alignment_cost", "batch_size"), form)
+        ),
+        *(c for record in compared for c in reward_claims(record, rivals)),
         *gradient_claims(longest(runs, "gradient_norms", "prompts", base="mld")),
         *noise_claims(longest(runs, "noise_similarity", "prompts", base="mld")),
         *refinement_claims(longest(runs, "reward_training_spl", "refine", data="bnr+cmu")),
     ]
+
+
+def abstract_rows(claims: Sequence[Claim]) -> list[dict[str, Any]]:
+    """The abstract, claim by claim: the paper's number, ours where it was measured, one verdict.
+
+    It *holds* if it does wherever we looked, *holds only where* is said, *does not hold here* if
+    nowhere and somewhere the contrary is seen, and is *not shown here* otherwise.
+    """
+    rows = []
+    for about in dict.fromkeys(claim.about for claim in claims if claim.about):
+        own = [claim for claim in claims if claim.about == about]
+        said = [claim.verdict for claim in own]
+        where = [claim for claim in own if claim.verdict == "holds"]
+        if len(where) == len(own):
+            word = "holds"
+        elif where:
+            word = "holds only where"
+        else:
+            word = "does not hold here" if "does not hold here" in said else "not shown here"
+        rows.append({
+            "claim": about,
+            "paper": next((claim.paper for claim in own if claim.paper), ""),
+            "verdict": word,
+            "where": "; ".join(map(_place, where)) if word == "holds only where" else "",
+            "holds": len(where),
+            "of": len(own),
+            "records": sorted({claim.record for claim in own}),
+            "figures": sorted({claim.figure for claim in own}),
+        })  # fmt: skip
+    return rows
+
+
+def _place(claim: Claim) -> str:
+    return f"{claim.claim} ({claim.regime.split(',')[0]})"
 
 
 def rows_of(claims: Sequence[Claim]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from easytune_lib.checkpoints import fit
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.finetune.loop import Anchor, Tuning, Update, batches, finetune, trainable
 from easytune_lib.finetune.lora import merged, with_lora
-from easytune_lib.finetune.methods import DRaFT, EasyTune, recorded
+from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL, recorded
 from easytune_lib.finetune.precision import bf16
 from easytune_lib.metrics.intervals import spread
 from easytune_lib.protocols import Denoiser, FineTuneMethod
@@ -106,6 +106,25 @@ class Progress:
     def eta(self) -> float:
         """CPU seconds to go."""
         return self.seconds * (1 - self.fraction) / max(self.fraction, 1e-9)
+
+
+def contestants(n_steps: int) -> dict[str, FineTuneMethod]:
+    """The methods of the comparison by their names in figures, for trajectories of ``n_steps``.
+
+    EasyTune as the paper states it rewards every step; two leaner readings of the same equations
+    stand beside it. The others are set as Tan et al. set them, and DRaFT and ReFL in proportion
+    to the steps.
+    """
+    return {
+        "EasyTune": EasyTune(n_steps),
+        "EasyTune (strided)": EasyTune(n_steps // 5, steps="strided"),
+        "EasyTune (random step)": EasyTune(1, steps="random"),
+        "DRaFT-10": DRaFT(10),
+        f"DRaFT-{n_steps}": DRaFT(n_steps),
+        "AlignProp": AlignProp(0.5),
+        "DRTune": DRTune(10, 5),
+        "ReFL": ReFL(n_steps // 5),
+    }
 
 
 def tuned(bench: Workbench, run: Run, scratch: Path) -> Iterator[Progress]:

@@ -111,9 +111,9 @@ def plot_gradient_norms(
         _line(shares, record, f"share/{name}", steps, scale=1 / total, **method_style(name))
     shares.set(title="share of the reward gradient", ylabel="share (sum = 1)")
     for ax in (raw, divided, shares):
-        _log_axis(ax)
+        log_axis(ax)
         _step_axis(ax, len(steps))
-    _legend_above(fig, width)
+    legend_above(fig, width)
     return fig
 
 
@@ -162,7 +162,7 @@ def plot_noise_similarity(
         ax.set_title(encoder)
         _step_axis(ax, n)
     axes[0].set_ylabel("cosine to the final motion")
-    _legend_above(fig, width)
+    legend_above(fig, width)
     return fig
 
 
@@ -187,7 +187,7 @@ def plot_reward_by_step(record: RunRecord, width: float = COLUMN) -> Figure:
         _line(ax, record, state, steps, **method_style(state))
         _step_axis(ax, len(steps))
     ax.set_ylabel("reward (cosine)")
-    _legend_above(fig, width)
+    legend_above(fig, width)
     return fig
 
 
@@ -227,7 +227,7 @@ def plot_reward_curves(
         at = [np.arange(1.0, len(row["reward"]) + 1) for row in rows]
     fig, (ax,) = panels(width, 1, ratio=0.72)
     span = max(float(a[-1]) for a in at)
-    for place, method in enumerate(_methods(rows)):
+    for place, method in enumerate(methods_of(rows)):
         runs = [i for i, row in enumerate(rows) if row["method"] == method]
         grid = np.linspace(0, max(at[i][-1] for i in runs), 81)[1:]
         smooth = [_running_mean(grid, at[i], np.asarray(rows[i]["reward"], float), span / 8)
@@ -239,7 +239,7 @@ def plot_reward_curves(
         ax.plot(grid, mean, markevery=(6 + 2 * place, 16), zorder=4 - place / 99, **style)
     ax.set(xlabel="seconds of fine-tuning" if x == "seconds" else "optimizer updates",
            ylabel="reward (running mean)", xlim=(0, span * 1.02))  # fmt: skip
-    _legend_above(fig, width)
+    legend_above(fig, width)
     return fig
 
 
@@ -268,7 +268,7 @@ def plot_method_table(
         ValueError: The table, or a column in it, is missing.
     """
     rows = table_of(record, "methods", ("method", *metrics))
-    methods = [m for m in _methods(rows) if m != "base"][::-1]
+    methods = [m for m in methods_of(rows) if m != "base"][::-1]
     fig, axes = panels(width, len(metrics), height=0.75 + 0.2 * len(methods), sharey=True)
     lines: dict[str, Line2D] = {}
     for ax, metric in zip(axes, metrics, strict=True):
@@ -364,7 +364,7 @@ def plot_memory(record: RunRecord, width: float = COLUMN) -> Figure:
     rows = table_of(record, "memory", ("method", "steps", "saved_mib"))
     fig, (ax,) = panels(width, 1, ratio=0.72)
     _memory_lines(ax, rows)
-    _legend_above(fig, width)
+    legend_above(fig, width)
     return fig
 
 
@@ -389,7 +389,7 @@ def plot_backbone_cost(record: RunRecord, width: float = PAGE) -> Figure:
     settings = table_of(record, "memory", ("base", "method", "saved_mib"))
     lines = table_of(record, "memory_by_k", ("base", "method", "steps", "saved_mib"))
     bases = list(dict.fromkeys(row["base"] for row in settings))
-    methods = _methods(settings)[::-1]
+    methods = methods_of(settings)[::-1]
     fig, axes = panels(width, 2 * len(bases), height=1.75, most=2)
     for base, by_k, dots in zip(bases, axes[::2], axes[1::2], strict=True):
         _memory_lines(by_k, [row for row in lines if row["base"] == base])
@@ -458,7 +458,7 @@ def plot_preferences(
     ax.set_yticks(range(len(names)), names)
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False)
-    _legend_above(fig, width)
+    legend_above(fig, width)
     return fig
 
 
@@ -557,7 +557,7 @@ def panels(
 
 
 def _memory_lines(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    for place, method in enumerate(_methods(rows)):
+    for place, method in enumerate(methods_of(rows)):
         points = sorted((r["steps"], r["saved_mib"]) for r in rows if r["method"] == method)
         ax.plot(*zip(*points, strict=True), zorder=4 - place / 99, **method_style(method))
     ax.set(xlabel="recorded denoising steps", ylabel="held for backward (MiB)")
@@ -600,7 +600,7 @@ def _step_axis(ax: Axes, n: int) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def _log_axis(ax: Axes) -> None:
+def log_axis(ax: Axes) -> None:
     """Logarithmic, with plain numbers where the range is small."""
     ax.set_yscale("log")
     low, high = ax.get_ylim()
@@ -610,7 +610,7 @@ def _log_axis(ax: Axes) -> None:
         ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend_above(fig: Figure, width: float) -> None:
+def legend_above(fig: Figure, width: float) -> None:
     """One legend for all panels."""
     found = {}
     for ax in fig.axes:
@@ -633,7 +633,8 @@ def _running_mean(
     return (total[last] - total[first]) / (last - first)
 
 
-def _methods(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def methods_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The methods in a table, in order."""
     return list(dict.fromkeys(row["method"] for row in rows))
 
 

@@ -32,6 +32,22 @@ TABLE_1 = {  # HumanML3D, MLD: R@1, FID, MM-Dist, peak memory in GB
     "EasyTune": {"r1": 0.581, "fid": 0.132, "mm_dist": 2.637, "gigabytes": 22.10},
 }
 
+FIGURE_6 = {  # GB at denoising steps 10 to 50 without backpropagation, weights included
+    "step": [10, 20, 30, 40, 50],
+    "DRaFT-50": [4.6, 7.2, 9.9, 12.6, 15.3],
+    "AlignProp": [3.2, 4.4, 5.7, 7.0, 8.4],
+    "DRTune": [2.7, 3.2, 3.7, 4.3, 4.9],
+    "EasyTune": [2.1, 2.1, 2.1, 2.1, 2.1],
+}
+
+TABLE_S9 = {  # seconds an update, and until the training reward is .70, .75, .80, .85; A6000
+    "DRaFT-50": [5.61, 466.27, 2616.54, None, None],
+    "AlignProp": [5.17, 271.99, 971.55, None, None],
+    "DRTune": [4.90, 554.77, 2009.59, None, None],
+    "ReFL": [4.72, 820.29, None, None, None],
+    "EasyTune": [1.47, 263.36, 358.17, 452.53, 1025.17],
+}
+
 TABLE_4 = {  # R@1, 2, 3, 5, 10 in percent, groups of 32, HumanML3D: text to motion, motion to text
     "TMR": [67.16, 81.32, 86.81, 91.43, 95.36, 67.97, 81.20, 86.35, 91.70, 95.27],
     "LaMP": [67.18, 81.90, 87.04, 92.00, 95.73, 68.02, 82.10, 87.50, 92.20, 96.90],

@@ -59,7 +59,10 @@ _FAMILIES = {
     "x_t": (OKABE_ITO["sky"], "--", "s"),
     "x0_hat": (OKABE_ITO["vermillion"], "-", "o"),
 }
-_VARIANTS = {"strided": ("--", "h"), "random": (":", "d"), "last": ("-.", "p"), "plain": (":", "s")}
+_VARIANTS = {
+    "strided": ("--", "h"), "random": (":", "d"), "last": ("-.", "p"), "plain": (":", "s"),
+    "early": ("--", "<"), "late": ("-.", ">"),
+}  # fmt: skip
 _OTHERS = ("#882255", "#44AA99", "#332288", "#999933")  # not used above
 _LABELS = {
     "base": "base model",

@@ -18,6 +18,7 @@ from easytune_lib.analysis.cost import (
     cost,
     live_bytes,
     measure,
+    saved_by_item,
     saved_bytes,
 )
 from easytune_lib.finetune.loop import Tuning, batches, finetune
@@ -46,6 +47,21 @@ def test_counts_the_peak_and_not_the_sum():
 
     assert saved_bytes(one_after_another) == 400
     assert saved_bytes(all_at_once) == 5 * 400
+
+
+def test_counts_what_is_held_when_each_item_is_made():
+    """``exp`` keeps its 400 bytes while its result is there: one at a time, or all of a chain."""
+    x = torch.randn(100, requires_grad=True)
+
+    def chain():
+        y = x
+        for _ in range(3):
+            y = y.exp()
+            yield y
+
+    assert saved_by_item(x.exp() for _ in range(3)) == [400, 400, 400]
+    assert saved_by_item(chain()) == [400, 800, 1200]
+    assert saved_by_item([]) == []
 
 
 def test_lives_count_from_birth_to_death_and_see_through_checkpoints():

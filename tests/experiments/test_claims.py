@@ -5,6 +5,10 @@ from pathlib import Path
 import pytest
 
 from easytune_lib.experiments.claims import (
+    BETTER,
+    FASTER,
+    Claim,
+    abstract_rows,
     alignment_claims,
     all_claims,
     gradient_claims,
@@ -12,7 +16,9 @@ from easytune_lib.experiments.claims import (
     memory_claims,
     noise_claims,
     refinement_claims,
+    reward_claims,
     rows_of,
+    speed_claims,
     verdict,
 )
 from easytune_lib.records import RunRecord
@@ -52,6 +58,81 @@ def test_alignment_is_paired_by_seed_and_in_percent_of_the_rival():
     assert worse.verdict == "does not hold here" and worse.paper == ""
     (one,) = alignment_claims(compared({"EasyTune": [0.9], "ReFL": [1.0]}), ("ReFL",))
     assert (one.low, one.verdict) == (None, "not shown here")
+
+
+def test_at_equal_evaluations_there_is_no_budget_of_seconds():
+    record = compared({"EasyTune": [0.9, 0.8], "DRaFT-50": [1.0, 1.0], "ReFL": [1.0, 1.0]})
+    record = RunRecord("equal_evaluations", {"base": "mld", "n_steps": 50}, tables=record.tables)
+    chain, refl = alignment_claims(record, ("DRaFT-50", "ReFL"))
+    assert chain.claim == "EasyTune aligns better than DRaFT-50, equal evaluations (MM-Dist)"
+    assert chain.regime == "mld, equal evaluations, 2 seeds"
+    assert (chain.about, refl.about) == (BETTER, "")
+    assert chain.figure == "full/equal_evaluations_mld"
+
+
+def reached(method, low, middle, high, **more):
+    row = {
+        "base": "mld", "clock": "seconds", "threshold": 0.75, "method": method, "seeds": 3,
+        "reached": 3, "median": middle, "low": low, "high": high, "ran": 45.0,
+    }  # fmt: skip
+    return row | more
+
+
+def test_speed_holds_if_even_the_worst_case_is_sooner():
+    """5 s [4, 8] against 20 s [16, 40] of the whole chain, and 6 s [4, 9] of ReFL."""
+    rows = [
+        reached("EasyTune", 4.0, 5.0, 8.0), reached("DRaFT-10", 1.0, 1.0, 1.0),
+        reached("DRaFT-50", 16.0, 20.0, 40.0), reached("ReFL", 4.0, 6.0, 9.0),
+        reached("EasyTune", 1.0, 1.0, 1.0, clock="evaluations"),
+    ]  # fmt: skip
+    chain, refl = speed_claims(RunRecord("alignment_cost", {}, tables={"reach": rows}))
+    assert (chain.ours, chain.low, chain.high, chain.verdict) == (4.0, 2.0, 10.0, "holds")
+    assert chain.claim == "EasyTune reaches a reward of 0.75 sooner than DRaFT-50"
+    assert (chain.paper, chain.about, refl.about) == ("7.3 x", FASTER, "")
+    assert refl.verdict == "not shown here" and (refl.low, refl.high) == (0.5, 2.25)
+
+
+def test_the_reward_that_counts_is_that_of_test_prompts():
+    """0.1 above the chain on one seed, 0.1 below on the other."""
+    values = {"EasyTune": (0.7, 0.5), "DRaFT-50": (0.6, 0.6), "ReFL": (0.9, 0.7)}
+    rows = [
+        {"method": m, "seed": s, "reward": v} for m, vs in values.items() for s, v in enumerate(vs)
+    ]
+    parameters = {"base": "mld", "n_steps": 50, "seconds": 45.0}
+    record = RunRecord("step_finetuning", parameters, tables={"methods": rows})
+    chain, refl = reward_claims(record, ("ReFL", "DRaFT-50", "DRaFT-20"))
+    assert (chain.ours, chain.verdict) == (pytest.approx(0), "not shown here")
+    assert (refl.ours, refl.verdict) == (pytest.approx(-0.2), "does not hold here")
+    assert (chain.about, refl.about) == (FASTER, "")
+
+
+def test_nobody_there_is_nothing_shown():
+    rows = [reached(m, None, None, None, reached=0) for m in ("EasyTune", "DRaFT-50", "ReFL")]
+    chain, _ = speed_claims(RunRecord("alignment_cost", {}, tables={"reach": rows}))
+    assert (chain.ours, chain.verdict) == (None, "not shown here")
+    assert chain.regime == "mld, seeds that do: EasyTune 0 of 3, DRaFT-50 0 of 3"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        (["holds", "holds"], "holds"),
+        (["holds", "does not hold here"], "holds only where"),
+        (["holds", "not shown here"], "holds only where"),
+        (["not shown here", "does not hold here"], "does not hold here"),
+        (["not shown here"], "not shown here"),
+    ],
+)
+def test_one_verdict_a_claim_of_the_abstract(verdicts, said):
+    claims = [
+        Claim("c", "7 x" if i else "", f"base{i}, x", 1.0, None, None, "", word, f"r{i}", "f", "A")
+        for i, word in enumerate(verdicts)
+    ] + [Claim("c", "", "base, x", 1.0, None, None, "", "holds", "r", "f")]
+    (row,) = abstract_rows(claims)
+    assert (row["claim"], row["verdict"], row["of"]) == ("A", said, len(verdicts))
+    assert row["where"] == ("c (base0)" if said == "holds only where" else "")
+    assert row["records"] == [f"r{i}" for i in range(len(verdicts))]
+    assert row["paper"] == ("7 x" if len(verdicts) > 1 else "")
 
 
 def test_memory_is_a_share_of_the_whole_chain():
@@ -108,6 +189,9 @@ def test_the_longest_record_speaks(tmp_path):
     for seconds in (6.0, 45.0, 20.0):
         RunRecord("a", {"base": "mld", "seconds": seconds}).save(tmp_path)
     RunRecord("a", {"base": "mdm", "seconds": 99.0}).save(tmp_path)
+    for seeds in (3, 5, 2):
+        RunRecord("a", {"base": "mld_early", "seconds": 45.0, "seeds": seeds}).save(tmp_path)
+    assert longest(tmp_path, "a", "seconds", base="mld_early").parameters["seeds"] == 5
     assert longest(tmp_path, "a", "seconds", base="mld").parameters["seconds"] == 45.0
     with pytest.raises(ValueError, match="no record 'b' with {'base': 'mld'}: run the notebook"):
         longest(tmp_path, "b", "seconds", base="mld")

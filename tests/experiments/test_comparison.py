@@ -16,6 +16,7 @@ from easytune_lib.experiments.comparison import (
     base_rows,
     best_rates,
     ceiling_rows,
+    contestants,
     cost_rows,
     curve_rows,
     load_tuned,
@@ -109,6 +110,20 @@ class TestRun:
         assert refl.parameters["method"] == {"ReFL": {"window": 2}}
         chain = replace(RUN, method=EasyTune(2, updates="chain"))
         assert chain.parameters["method"]["EasyTune"]["updates"] == "chain"
+
+
+@pytest.mark.parametrize("n_steps", [20, 50])
+def test_contestants_are_set_for_the_length_of_the_chain(n_steps):
+    plans = {
+        name: method.plan(n_steps, torch.Generator().manual_seed(0))
+        for name, method in contestants(n_steps).items()
+    }
+    rewarded = {name: len(plan.rewarded) for name, plan in plans.items()}
+    assert rewarded["EasyTune"] == n_steps and rewarded["EasyTune (strided)"] == n_steps // 5
+    assert all(count == 1 for name, count in rewarded.items() if name not in list(rewarded)[:2])
+    assert len(plans[f"DRaFT-{n_steps}"].recorded) == n_steps
+    assert len(plans["DRaFT-10"].recorded) == len(plans["DRTune"].recorded) == 10
+    assert min(plans["ReFL"].recorded) >= n_steps - n_steps // 5
 
 
 class TestTuned:
