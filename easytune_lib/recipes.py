@@ -134,18 +134,18 @@ def train_base(
         plan = TrainingPlan(kind, steps or preset, lr=1e-3, seed=seed, weight_decay=1e-4)
     elif kind == "motiondiffuse":
         network, objective = _motiondiffuse(stats, roles.base, table, seed)
-        plan = TrainingPlan(kind, steps or 1000, lr=1e-3, seed=seed)
+        plan = TrainingPlan(kind, steps or 500, lr=1e-3, seed=seed)
     elif kind == "motionlcm":
         vae, teacher = (
             load_network(known, out / f"{name}.safetensors")
             for known, name in ((VAE, "vae"), (LatentDenoiser, "mld"))
         )
         network, objective = _motionlcm(vae, teacher, roles.base, table, seed)
-        plan = TrainingPlan(kind, steps or 1500, lr=3e-4, seed=seed, ema=0.995)
+        plan = TrainingPlan(kind, steps or 500, lr=3e-4, seed=seed, ema=0.995)
     else:
         vae = load_network(VAE, out / f"{VAES[kind]}.safetensors")
         network, objective = _latent_denoiser(vae, roles.base, table, seed)
-        preset = {"mld": 6000, "mld_early": 2000, "mldpp": 1800}[kind]
+        preset = {"mld": 6000, "mld_early": 2000, "mldpp": 800}[kind]
         plan = TrainingPlan(kind, steps or preset, lr=6e-4, seed=seed, ema=0.999)
     finishing = {"last": _set_scale} if kind in VAES.values() else {}
     yield from _run(network, objective, plan, out, corpus, roles, **finishing)
