@@ -270,9 +270,7 @@ class TestEvaluation:
         with pytest.raises(ValueError, match=r"judge\.safetensors is not a readable"):
             prepare_evaluation("tiny", tmp_path)
 
-    @pytest.mark.parametrize(
-        "base", ["mdm", "mld", "mld_early", "mldpp", "motionlcm", "motiondiffuse"]
-    )
+    @pytest.mark.parametrize("base", get_args(workbench.Base))
     def test_what_recipes_write_the_bench_opens(self, written, base):
         bench = open_workbench(base, n_steps=2, weights=written)
         (found,) = workbench.judged(bench, bench.model, "validation", [0])
