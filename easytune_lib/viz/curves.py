@@ -402,7 +402,7 @@ def plot_six_backbones(
     )
     for ax, key, label in zip(axes, keys, labels, strict=True):
         for place, method in enumerate(methods):
-            look = method_style(method) | {"linestyle": "none"}
+            look: dict[str, Any] = {**method_style(method), "linestyle": "none"}
             own = {row["backbone"]: row for row in rows if row["method"] == method}
             y = [names.index(name) + 0.15 - 0.3 * place for name in own]
             ax.plot([row[key] for row in own.values()], y, ms=4.5, zorder=3, **look)
@@ -420,11 +420,12 @@ def plot_six_backbones(
     axes[2].set_xscale("log")
     if paper:
         fallen = {name: 100 * (1 - after / before) for name, (before, after) in paper.items()}
-        look = method_style("paper") | {"linestyle": "none", "label": "EasyTune in the paper"}
+        light: dict[str, Any] = {**method_style("paper"), "linestyle": "none"}
+        light["label"] = "EasyTune in the paper"
         known = [name for name in names if name in fallen]
         axes[1].plot(
             [fallen[name] for name in known], [names.index(name) for name in known],
-            ms=9, zorder=1, **look,
+            ms=9, zorder=1, **light,
         )  # fmt: skip
     _legend_above(fig, width)
     return fig
