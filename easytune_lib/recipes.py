@@ -134,7 +134,7 @@ def train_base(
         plan = TrainingPlan(kind, steps or preset, lr=1e-3, seed=seed, weight_decay=1e-4)
     elif kind == "motiondiffuse":
         network, objective = _motiondiffuse(stats, roles.base, table, seed)
-        plan = TrainingPlan(kind, steps or 500, lr=1e-3, seed=seed)
+        plan = TrainingPlan(kind, steps or 4000, lr=1e-3, seed=seed)
     elif kind == "motionlcm":
         vae, teacher = (
             load_network(known, out / f"{name}.safetensors")
