@@ -207,3 +207,11 @@ def step_waves(t: Int[Tensor, " batch"], width: int) -> Float[Tensor, "batch wid
     powers = -math.log(10000) * torch.arange(half, device=t.device, dtype=torch.float32) / half
     angle = t[:, None] * torch.exp(powers)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def scale_waves(strength: Float[Tensor, " batch"], width: int) -> Float[Tensor, "batch width"]:
+    """Sines, then cosines of 1000 times the scale above 1; an odd width ends with a zero."""
+    half = width // 2
+    step = -math.log(10000) / max(half - 1, 1)  # in this order: angles reach 10000
+    angle = 1000 * strength[:, None] * torch.exp(torch.arange(half, device=strength.device) * step)
+    return F.pad(torch.cat([angle.sin(), angle.cos()], dim=-1), (0, width % 2))

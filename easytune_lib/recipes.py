@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from easytune_lib.checkpoints import fit
 from easytune_lib.metrics.judge import Judge, judge_objective
 from easytune_lib.models.mdm import MDM
-from easytune_lib.models.mld import VAE, LatentDenoiser, mld
-from easytune_lib.models.objectives import denoising_loss, vae_loss
+from easytune_lib.models.mld import VAE, GuidedDenoiser, LatentDenoiser, mld
+from easytune_lib.models.objectives import consistency_loss, denoising_loss, vae_loss
+from easytune_lib.models.official.motiondiffuse import MotionDiffuse
 from easytune_lib.motion.corpus import (
     Clip,
     Corpus,
@@ -45,6 +46,17 @@ MAX_FRAMES = 128
 RewardNoise = Literal["features", "latent", "clean"]
 REWARDS: dict[RewardNoise, str] = {"features": "spm", "latent": "spm_latent", "clean": "spm_clean"}
 """The file of the reward that was trained with a kind of noise."""
+
+Kind = Literal[
+    "mdm", "vae", "mld", "mld_early", "mldpp_vae", "mldpp", "motionlcm", "motiondiffuse"
+]  # fmt: skip
+"""A base model, or the VAE of one."""
+
+VAES = {"mld": "vae", "mld_early": "vae", "mldpp": "mldpp_vae", "motionlcm": "vae"}
+"""Whose latents a base diffuses, by its file; the others diffuse features."""
+
+NEEDS = {base: (vae,) for base, vae in VAES.items()} | {"motionlcm": ("vae", "mld")}
+"""What has to be trained before a base."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -82,7 +94,7 @@ def captions_of(clips: Sequence[Clip]) -> list[str]:
 
 
 def train_base(
-    kind: Literal["mdm", "vae", "mld", "mld_early"],
+    kind: Kind,
     data: str,
     out: Path,
     seed: int = 0,
@@ -92,10 +104,12 @@ def train_base(
     """Train a base model: ``mdm``, or ``vae`` and then ``mld`` on its latents.
 
     ``mld_early`` is ``mld`` stopped after a third of its steps: a weak base, which leaves
-    fine-tuning more to gain.
+    fine-tuning more to gain. ``mldpp`` is another on the eight narrower latents of
+    ``mldpp_vae``, ``motionlcm`` is distilled from ``mld``, and ``motiondiffuse`` is the
+    published class, small, on MiniLM's token states.
 
     Args:
-        kind: Which network. ``mld`` needs ``vae`` in ``out``.
+        kind: Which network. It needs those of ``NEEDS`` in ``out``.
         data: A corpus folder, or "synthetic".
         out: Where weights and record go.
         seed: Of initial weights, batches and noise.
@@ -113,15 +127,27 @@ def train_base(
     if kind == "mdm":
         network, objective = _mdm(stats, roles.base, table, seed)
         plan = TrainingPlan("mdm", steps or 4000, lr=1e-3, seed=seed)
-    elif kind == "vae":
-        network, objective = _vae(stats, roles.base, table, seed)
-        plan = TrainingPlan("vae", steps or 2600, lr=1e-3, seed=seed, weight_decay=1e-4)
+    elif kind in VAES.values():
+        sizes = {"latents": 8, "latent_dim": 32} if kind == "mldpp_vae" else {}
+        network, objective = _vae(stats, roles.base, table, seed, **sizes)
+        preset = {"vae": 2600, "mldpp_vae": 1500}[kind]
+        plan = TrainingPlan(kind, steps or preset, lr=1e-3, seed=seed, weight_decay=1e-4)
+    elif kind == "motiondiffuse":
+        network, objective = _motiondiffuse(stats, roles.base, table, seed)
+        plan = TrainingPlan(kind, steps or 4000, lr=1e-3, seed=seed)
+    elif kind == "motionlcm":
+        vae, teacher = (
+            load_network(known, out / f"{name}.safetensors")
+            for known, name in ((VAE, "vae"), (LatentDenoiser, "mld"))
+        )
+        network, objective = _motionlcm(vae, teacher, roles.base, table, seed)
+        plan = TrainingPlan(kind, steps or 500, lr=3e-4, seed=seed, ema=0.995)
     else:
-        vae = load_network(VAE, out / "vae.safetensors")
+        vae = load_network(VAE, out / f"{VAES[kind]}.safetensors")
         network, objective = _latent_denoiser(vae, roles.base, table, seed)
-        preset = {"mld": 6000, "mld_early": 2000}[kind]
+        preset = {"mld": 6000, "mld_early": 2000, "mldpp": 800}[kind]
         plan = TrainingPlan(kind, steps or preset, lr=6e-4, seed=seed, ema=0.999)
-    finishing = {"last": _set_scale} if kind == "vae" else {}
+    finishing = {"last": _set_scale} if kind in VAES.values() else {}
     yield from _run(network, objective, plan, out, corpus, roles, **finishing)
 
 
@@ -142,9 +168,9 @@ def _mdm(
 
 
 def _vae(
-    stats: FeatureStats, clips: Sequence[Clip], table: CaptionTable, seed: int
+    stats: FeatureStats, clips: Sequence[Clip], table: CaptionTable, seed: int, **sizes: int
 ) -> tuple[VAE, Objective]:
-    network = _fresh(lambda: VAE(len(stats.mean)), seed, stats)
+    network = _fresh(lambda: VAE(len(stats.mean), **sizes), seed, stats)
     draw = draw_balanced(clips, 64, MAX_FRAMES)
 
     def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -158,21 +184,68 @@ def _latent_denoiser(
     vae: VAE, clips: Sequence[Clip], table: CaptionTable, seed: int
 ) -> tuple[LatentDenoiser, Objective]:
     network = _fresh(lambda: LatentDenoiser(vae.latents, vae.latent_dim), seed)
-    no_text, latents = table([""]), _latents(vae, clips)
+    no_text, draw = table([""]), _draw_latents(vae, clips, table)
     schedule = mld(vae, network, no_text).schedule
-    weights = balance(clips)
 
     def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        x0, asked = draw(rng)
+        return denoising_loss(network, schedule, x0, asked, no_text, rng), {}
+
+    return network, objective
+
+
+def _motionlcm(
+    vae: VAE, teacher: LatentDenoiser, clips: Sequence[Clip], table: CaptionTable, seed: int
+) -> tuple[GuidedDenoiser, Objective]:
+    network = _fresh(lambda: GuidedDenoiser(**teacher.config), seed)
+    network.load_state_dict(teacher.state_dict(), strict=False)  # but for the scale's embedding
+    no_text, draw = table([""]), _draw_latents(vae, clips, table)
+    schedule = mld(vae, network, no_text).schedule
+
+    def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        x0, asked = draw(rng)
+        return consistency_loss(network, teacher, schedule, x0, asked, no_text, rng), {}
+
+    return network, objective
+
+
+def _motiondiffuse(
+    stats: FeatureStats, clips: Sequence[Clip], table: CaptionTable, seed: int
+) -> tuple[MotionDiffuse, Objective]:
+    network = _fresh(
+        lambda: MotionDiffuse(
+            stats.mean.tolist(), stats.std.tolist(), dim=128, layers=3, heads=4, ff=256,
+            text_dim=128, text_layers=1, text_ff=256, clip_dim=384,
+        ), seed,
+    )  # fmt: skip
+    no_text, draw = table([""]), draw_balanced(clips, 32, MAX_FRAMES)
+    schedule = network.diffusion(no_text).schedule
+
+    def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        batch = draw(rng)
+        asked = Prompts(table(batch.texts), batch.lengths)
+        x0 = network.normalise(batch.features, asked)
+        return denoising_loss(network, schedule, x0, asked, no_text, rng, drop=0.0), {}
+
+    return network, objective
+
+
+def _draw_latents(
+    vae: VAE, clips: Sequence[Clip], table: CaptionTable
+) -> Callable[[torch.Generator], tuple[Tensor, Prompts]]:
+    """Draws 128 latents with their captions, labels in balance."""
+    latents, weights = _latents(vae, clips), balance(clips)
+
+    def draw(rng: torch.Generator) -> tuple[Tensor, Prompts]:
         rows = torch.multinomial(weights, 128, replacement=True, generator=rng)
         crop = torch.randint(len(latents), (), generator=rng)
         mu, logvar = latents[int(crop)]
         noise = torch.randn(mu[rows].shape, generator=rng)
         x0 = mu[rows] + (0.5 * logvar[rows]).exp() * noise
         said = [_caption(clips[i], rng) for i in rows.tolist()]
-        asked = Prompts(table(said), torch.full((len(rows),), 4))  # a latent has no length
-        return denoising_loss(network, schedule, x0, asked, no_text, rng), {}
+        return x0, Prompts(table(said), torch.full((len(rows),), 4))  # a latent has no length
 
-    return network, objective
+    return draw
 
 
 def train_reward(

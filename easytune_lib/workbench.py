@@ -19,12 +19,13 @@ from easytune_lib.metrics.judge import Judge
 from easytune_lib.metrics.report import Reference, embed_motions, evaluate, score
 from easytune_lib.metrics.retrieval import r_precision
 from easytune_lib.models.mdm import MDM
-from easytune_lib.models.mld import VAE, LatentDenoiser, mld
+from easytune_lib.models.mld import VAE, GuidedDenoiser, LatentDenoiser, mld, motionlcm
+from easytune_lib.models.official.motiondiffuse import MotionDiffuse
 from easytune_lib.motion.features import to_motion
 from easytune_lib.motion.motion import Motion
 from easytune_lib.motion.skeleton import HUMANML3D
-from easytune_lib.protocols import Prompts, Reward
-from easytune_lib.recipes import REWARDS, RewardNoise, load_network
+from easytune_lib.protocols import Prompts, Reward, TextFeatures
+from easytune_lib.recipes import REWARDS, VAES, RewardNoise, load_network
 from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.seeding import stream
@@ -32,12 +33,15 @@ from easytune_lib.storage import load_tensors
 from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.text.encoders import MiniLM
 
-Base = Literal["mdm", "mld", "mld_early"]
+Base = Literal["mdm", "mld", "mld_early", "mldpp", "motionlcm", "motiondiffuse"]
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 TRAINED_BY = {  # what writes a file: arguments of `easytune train`
     "mdm": "base", "vae": "base --base mld", "mld": "base --base mld",
-    "mld_early": "base --base mld_early", "spm": "reward", "spm_latent": "reward --noise latent",
+    "mld_early": "base --base mld_early", "mldpp_vae": "base --base mldpp",
+    "mldpp": "base --base mldpp", "motionlcm": "base --base motionlcm",
+    "motiondiffuse": "base --base motiondiffuse",
+    "spm": "reward", "spm_latent": "reward --noise latent",
     "spm_clean": "reward --noise clean", "judge": "judge",
     "evaluation": "evaluation",
 }  # fmt: skip
@@ -90,10 +94,12 @@ def open_workbench(
     """Load the laptop's networks; nothing is downloaded and no data set is needed.
 
     Args:
-        base: ``mdm`` diffuses features, ``mld`` the latent of a VAE; ``mld_early`` is ``mld``
-            stopped early, a weak base.
+        base: ``mdm`` and ``motiondiffuse`` diffuse features, ``mld`` the latent of a VAE and
+            ``mldpp`` eight of them; ``motionlcm`` is ``mld`` distilled to a few steps, and
+            ``mld_early`` is ``mld`` stopped early, a weak base.
         n_steps: Sampling steps, and so the steps that fine-tuning sees.
-        guidance: Classifier-free guidance; 2.5 for mdm and 5 for mld where ``None``.
+        guidance: Classifier-free guidance; where ``None``, 2.5 for mdm, none for motiondiffuse,
+            and 5 for the others.
         weights: A folder as ``easytune train`` writes it.
         reward: What the reward learned to read through; see ``train_reward``.
 
@@ -103,13 +109,7 @@ def open_workbench(
     digest = weights_digest(base, weights, reward)
     encoder = CachedEncoder(MiniLM())
     no_text = encoder.encode([""])
-    if base == "mdm":
-        network = load_network(MDM, weights / "mdm.safetensors")
-        model = network.diffusion(no_text, n_steps, 2.5 if guidance is None else guidance)
-    else:
-        vae = load_network(VAE, weights / "vae.safetensors")
-        denoiser = load_network(LatentDenoiser, weights / f"{base}.safetensors")
-        model = mld(vae, denoiser, no_text, n_steps, 5.0 if guidance is None else guidance)
+    model = _open_base(base, weights, no_text, n_steps, guidance)
     prompts, ceilings = read_evaluation(weights, encoder)
     return Workbench(
         base,
@@ -125,6 +125,22 @@ def open_workbench(
     )
 
 
+def _open_base(
+    base: Base, weights: Path, no_text: TextFeatures, n_steps: int, guidance: float | None
+) -> MotionDiffusion:
+    """The network and, where it diffuses latents, its VAE, with the sampler of its kind."""
+    kinds = {"mdm": MDM, "motiondiffuse": MotionDiffuse, "motionlcm": GuidedDenoiser}
+    denoiser = load_network(kinds.get(base, LatentDenoiser), weights / f"{base}.safetensors")
+    if base == "mdm":
+        return denoiser.diffusion(no_text, n_steps, 2.5 if guidance is None else guidance)
+    if base == "motiondiffuse":
+        scale = 1.0 if guidance is None else guidance
+        return denoiser.diffusion(no_text, n_steps, scale, sampler="DDPM")
+    vae = load_network(VAE, weights / f"{VAES[base]}.safetensors")
+    combine = motionlcm if base == "motionlcm" else mld
+    return combine(vae, denoiser, no_text, n_steps, 5.0 if guidance is None else guidance)
+
+
 def weights_digest(base: str, weights: Path = WEIGHTS, reward: RewardNoise = "features") -> str:
     """Which weights, reward, judge and prompts results belong to: 12 hex digits.
 
@@ -133,7 +149,7 @@ def weights_digest(base: str, weights: Path = WEIGHTS, reward: RewardNoise = "fe
     """
     if base not in get_args(Base):
         raise ValueError(f"base is one of {', '.join(get_args(Base))}, got {base!r}")
-    vae = ["vae"] if base.startswith("mld") else []
+    vae = [VAES[base]] if base in VAES else []
     files = {
         name: weights / f"{name}.safetensors"
         for name in [*vae, base, REWARDS[reward], "judge", "evaluation"]

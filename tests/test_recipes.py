@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -14,10 +15,12 @@ from tiny_world import StubEncoder, tiny_corpus
 from easytune_lib import recipes, workbench
 from easytune_lib.metrics.judge import Judge
 from easytune_lib.models.mdm import MDM
-from easytune_lib.models.mld import VAE, LatentDenoiser
+from easytune_lib.models.mld import VAE, GuidedDenoiser, LatentDenoiser
+from easytune_lib.models.official.motiondiffuse import MotionDiffuse
 from easytune_lib.motion.corpus import FeatureStats, MotionBatch
 from easytune_lib.motion.roles import assign_roles
 from easytune_lib.recipes import (
+    NEEDS,
     captions_of,
     fresh_reward,
     labelled,
@@ -44,15 +47,22 @@ RECIPES = {
     "vae": partial(train_base, "vae"),
     "mld": partial(train_base, "mld"),
     "mld_early": partial(train_base, "mld_early"),
+    "mldpp_vae": partial(train_base, "mldpp_vae"),
+    "mldpp": partial(train_base, "mldpp"),
+    "motionlcm": partial(train_base, "motionlcm"),
+    "motiondiffuse": partial(train_base, "motiondiffuse"),
     "spm": train_reward,
     "judge": train_judge,
 }
 KINDS = {
-    "mdm": MDM, "vae": VAE, "mld": LatentDenoiser, "mld_early": LatentDenoiser, "spm": SPM,
-    "judge": Judge,
+    "mdm": MDM, "vae": VAE, "mld": LatentDenoiser, "mld_early": LatentDenoiser,
+    "mldpp_vae": VAE, "mldpp": LatentDenoiser, "motionlcm": GuidedDenoiser,
+    "motiondiffuse": MotionDiffuse, "spm": SPM, "judge": Judge,
 }  # fmt: skip
 PARTS = {
     "mdm": set(), "vae": {"reconstruction", "kl"}, "mld": set(), "mld_early": set(),
+    "mldpp_vae": {"reconstruction", "kl"}, "mldpp": set(), "motionlcm": set(),
+    "motiondiffuse": set(),
     "spm": {"reconstruction", "kl", "latent", "contrastive"}, "judge": {"top1"},
 }  # fmt: skip
 
@@ -134,7 +144,7 @@ def test_what_was_written_loads_again_at_half_precision(trained, name):
     assert json.loads((out / f"{name}.json").read_text())["metrics"]["parameters"] == size
 
 
-@pytest.mark.parametrize("name", ["mdm", "vae", "spm", "judge"])
+@pytest.mark.parametrize("name", ["mdm", "vae", "mldpp_vae", "motiondiffuse", "spm", "judge"])
 def test_networks_carry_the_statistics_of_the_train_split(trained, name):
     network = load_network(KINDS[name], trained[0] / f"{name}.safetensors")
     stats = FeatureStats.from_clips(tiny_corpus().split("train"), tiny_corpus().skeleton)
@@ -152,8 +162,8 @@ def test_latents_have_unit_variance(trained):
 @pytest.mark.parametrize("name", RECIPES)
 def test_killed_and_resumed_equals_unbroken(trained, name, tmp_path):
     out, steps = trained
-    if name.startswith("mld"):
-        (tmp_path / "vae.safetensors").symlink_to(out / "vae.safetensors")
+    for needed in NEEDS.get(name, ()):
+        (tmp_path / f"{needed}.safetensors").symlink_to(out / f"{needed}.safetensors")
     run = RECIPES[name]("tiny", tmp_path, steps=STEPS)
     first = list(islice(run, 2))
     run.close()
@@ -274,7 +284,7 @@ class TestEvaluation:
         with pytest.raises(ValueError, match=r"judge\.safetensors is not a readable"):
             prepare_evaluation("tiny", tmp_path)
 
-    @pytest.mark.parametrize("base", ["mdm", "mld", "mld_early"])
+    @pytest.mark.parametrize("base", get_args(workbench.Base))
     def test_what_recipes_write_the_bench_opens(self, written, base):
         bench = open_workbench(base, n_steps=2, weights=written)
         (found,) = workbench.judged(bench, bench.model, "validation", [0])

@@ -226,7 +226,10 @@ class TestCeiling:
 
 
 class TestFiles:
-    FILES = ("mdm", "vae", "mld", "mld_early", "spm", "judge", "evaluation")
+    FILES = (
+        "mdm", "vae", "mld", "mld_early", "mldpp_vae", "mldpp", "motionlcm", "motiondiffuse",
+        "spm", "judge", "evaluation",
+    )  # fmt: skip
 
     @pytest.fixture
     def folder(self, tmp_path):
@@ -236,8 +239,12 @@ class TestFiles:
 
     @pytest.mark.parametrize(
         ("base", "own"),
-        [("mdm", {"mdm"}), ("mld", {"vae", "mld"}), ("mld_early", {"vae", "mld_early"})],
-    )
+        [
+            ("mdm", {"mdm"}), ("mld", {"vae", "mld"}), ("mld_early", {"vae", "mld_early"}),
+            ("mldpp", {"mldpp_vae", "mldpp"}), ("motionlcm", {"vae", "motionlcm"}),
+            ("motiondiffuse", {"motiondiffuse"}),
+        ],
+    )  # fmt: skip
     def test_the_digest_is_of_all_files_that_results_depend_on(self, folder, base, own):
         digest = weights_digest(base, folder)
         assert len(digest) == 12 and int(digest, 16) >= 0
@@ -266,8 +273,13 @@ class TestFiles:
         with pytest.raises(ValueError, match=r"missing \S+mdm\.safetensors.*easytune train base`"):
             open_workbench("mdm", weights=nowhere)
 
+    def test_the_digests_that_records_name_stay(self):
+        """Records are found by them; another digest would orphan all that was measured."""
+        assert weights_digest("mld") == "10e048f09a4b"
+        assert weights_digest("mld_early") == "cdc718730bd2"
+
     def test_an_unknown_base_is_refused(self):
-        with pytest.raises(ValueError, match=r"base is one of mdm, mld, mld_early, got 'mdx'"):
+        with pytest.raises(ValueError, match=r"base is one of mdm, mld, .*, got 'mdx'"):
             weights_digest("mdx")
 
     def test_a_file_in_the_place_of_another_is_refused(self, tmp_path):

@@ -66,8 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     train.add_argument("--data", default="synthetic", help="a folder; default: %(default)s")
     train.add_argument(
-        "--base", choices=("mdm", "mld", "mld_early"), default="mdm", help="default: %(default)s"
-    )
+        "--base", choices=("mdm", "mld", "mld_early", "mldpp", "motionlcm", "motiondiffuse"),
+        default="mdm", help="default: %(default)s",
+    )  # fmt: skip
     train.add_argument(
         "--noise", choices=("features", "latent", "clean"), default="features",
         help="what a reward learns to read through; default: %(default)s",
@@ -255,14 +256,15 @@ def _train(options: argparse.Namespace) -> int:
         print(recipes.prepare_evaluation(options.data, options.out, options.seed or 0))
         return 0
     names = {
-        "base": ("mdm",) if options.base == "mdm" else ("vae", options.base),
+        "base": (*recipes.NEEDS.get(options.base, ()), options.base),
         "reward": (recipes.REWARDS[options.noise],),
         "judge": ("judge",),
     }[options.what]
     seed = {} if options.seed is None else {"seed": options.seed}
     for name in names:
-        if name == "vae" and (options.out / "vae.safetensors").exists():
-            print(f"vae: {options.out / 'vae.safetensors'} is there already")
+        file = options.out / f"{name}.safetensors"
+        if name != names[-1] and file.exists():
+            print(f"{name}: {file} is there already")
             continue
         _refuse_leftover(options.out / "training" / f"{name}.safetensors", options.resume)
         rest = {"out": options.out, "steps": options.steps, "on_problem": on_problem, **seed}
@@ -274,7 +276,7 @@ def _train(options: argparse.Namespace) -> int:
         else:
             steps = recipes.train_judge(options.data, **rest)
         _watch(name, steps)
-        print(f"{name}: {options.out / f'{name}.safetensors'}")
+        print(f"{name}: {file}")
     return 0
 
 

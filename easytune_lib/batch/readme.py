@@ -31,6 +31,7 @@ FIGURES = {  # a notebook's main figure
     "10_preference_study": "preferences",
     "11_which_reward": "full/which_reward_mld_early",
     "12_better_easytune": "full/better_easytune_mld_early",
+    "13_six_backbones": "full/six_backbones",
     "14_cost_and_scaling": "full/quality_memory_r1",
     "15_theory": "full/theory_mld_early",
 }

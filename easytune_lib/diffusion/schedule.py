@@ -72,3 +72,13 @@ class NoiseSchedule:
         """``x_t`` for the clean ``x0``: the forward process."""
         a = self.alpha_bar.to(x0.device)[t].view(-1, *[1] * (x0.dim() - 1))
         return a.sqrt().to(x0.dtype) * x0 + (1 - a).sqrt().to(x0.dtype) * noise
+
+    def clean_estimate(
+        self,
+        x_t: Float[Tensor, "batch *shape"],
+        noise: Float[Tensor, "batch *shape"],
+        t: Int[Tensor, " batch"],
+    ) -> Float[Tensor, "batch *shape"]:
+        """``x0_hat``, where ``noise`` is taken for the noise in ``x_t``."""
+        a = self.alpha_bar.to(x_t.device)[t].view(-1, *[1] * (x_t.dim() - 1))
+        return (x_t - (1 - a).sqrt().to(x_t.dtype) * noise) / a.sqrt().to(x_t.dtype)

@@ -28,7 +28,7 @@ from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune, Re
 from easytune_lib.finetune.precision import bf16
 from easytune_lib.metrics.intervals import spread
 from easytune_lib.protocols import Denoiser, FineTuneMethod
-from easytune_lib.recipes import RewardNoise
+from easytune_lib.recipes import VAES, RewardNoise
 from easytune_lib.records import RunRecord, run_id
 from easytune_lib.seeding import stream
 from easytune_lib.storage import (
@@ -370,7 +370,7 @@ def ceiling_rows(bench: Workbench, splits: Sequence[str], prompts: int = 0) -> l
         splits: As of the runs.
         prompts: As of the runs.
     """
-    kinds = ("real", "VAE") if bench.base.startswith("mld") else ("real",)
+    kinds = ("real", "VAE") if VAES.get(bench.base) == "vae" else ("real",)
     return [
         {"method": kind, "split": split} | ceiling(bench, kind, split, prompts)
         for split in splits

@@ -407,6 +407,73 @@ def plot_backbone_cost(record: RunRecord, width: float = PAGE) -> Figure:
 
 
 @styled()
+def plot_six_backbones(
+    record: RunRecord,
+    width: float = PAGE,
+    paper: Mapping[str, tuple[float, float]] | None = None,
+) -> Figure:
+    """Does tuning help every kind of backbone, and what does it hold in memory?
+
+    Two panels of gains over the untouched base, with the 95 % interval of the mean over training
+    seeds, and one of memory on a logarithmic axis.
+
+    Reads:
+        ``tables["backbones"]``: rows with ``backbone``, ``method`` (one of each backbone is
+        "base", and is the line at 0), ``r1_gain`` and ``mm_dist_percent``, each with ``_low`` and
+        ``_high`` (``None``: no interval), and ``saved_mib`` (2**20 bytes).
+
+    Args:
+        record: See above.
+        width: Inches.
+        paper: MM-Dist of a backbone before and after EasyTune, drawn as light marks.
+
+    Raises:
+        ValueError: The table, or a column in it, is missing.
+    """
+    gains = ("r1_gain", "mm_dist_percent")
+    ends = [f"{gain}_{end}" for gain in gains for end in ("low", "high")]
+    rows = table_of(record, "backbones", ("backbone", "method", "saved_mib", *gains, *ends))
+    names = list(dict.fromkeys(row["backbone"] for row in rows))[::-1]
+    methods = [method for method in _methods(rows) if method != "base"]
+    fig, axes = panels(width, 3, height=0.85 + 0.27 * len(names), sharey=True)
+    keys = (*gains, "saved_mib")
+    labels = (
+        r"gain in R@1 $\uparrow$",
+        r"fall of MM-Dist (%) $\uparrow$",
+        "held for backward (MiB)",
+    )
+    for ax, key, label in zip(axes, keys, labels, strict=True):
+        for place, method in enumerate(methods):
+            look: dict[str, Any] = {**method_style(method), "linestyle": "none"}
+            own = {row["backbone"]: row for row in rows if row["method"] == method}
+            y = [names.index(name) + 0.15 - 0.3 * place for name in own]
+            ax.plot([row[key] for row in own.values()], y, ms=4.5, zorder=3, **look)
+            for at, row in zip(y, own.values(), strict=True):
+                if row.get(f"{key}_low") is not None:
+                    low, high = row[f"{key}_low"], row[f"{key}_high"]
+                    ax.hlines(at, low, high, color=look["color"], lw=1.4)
+        ax.set(xlabel=label, ylim=(-0.6, len(names) - 0.4))
+        ax.set_yticks(range(len(names)), names)
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="x")
+        ax.grid(axis="y", visible=False)
+    for ax in axes[:2]:
+        ax.axvline(0, color=GREY, ls="--", lw=1)
+    axes[2].set_xscale("log")
+    if paper:
+        fallen = {name: 100 * (1 - after / before) for name, (before, after) in paper.items()}
+        light: dict[str, Any] = {**method_style("paper"), "linestyle": "none"}
+        light["label"] = "EasyTune in the paper"
+        known = [name for name in names if name in fallen]
+        axes[1].plot(
+            [fallen[name] for name in known], [names.index(name) for name in known],
+            ms=9, zorder=1, **light,
+        )  # fmt: skip
+    _legend_above(fig, width)
+    return fig
+
+
+@styled()
 def plot_preferences(
     record: RunRecord,
     paper: Mapping[str, Sequence[float]] | None = None,

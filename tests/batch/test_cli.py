@@ -128,6 +128,21 @@ def test_mld_is_trained_on_a_vae_that_is_trained_once(monkeypatch, capsys, tmp_p
     assert [call[1] for call in recipe.calls] == ["vae", "mld", "mld_early"]
 
 
+@pytest.mark.parametrize(
+    ("base", "trained"),
+    [
+        ("motionlcm", ["mld", "motionlcm"]), ("mldpp", ["mldpp_vae", "mldpp"]),
+        ("motiondiffuse", ["motiondiffuse"]),
+    ],
+)  # fmt: skip
+def test_what_a_base_needs_is_trained_first(monkeypatch, tmp_path: Path, base, trained):
+    recipe = Recipes(monkeypatch)
+    (tmp_path / "vae.safetensors").touch()
+    (tmp_path / f"{base}.safetensors").touch()  # what was asked for is trained again
+    assert main(["train", "base", "--base", base, "--out", str(tmp_path)]) == 0
+    assert [call[1] for call in recipe.calls] == trained
+
+
 def test_what_was_left_of_a_run_is_not_used_unasked(monkeypatch, capsys, tmp_path: Path):
     recipe = Recipes(monkeypatch)
     state = tmp_path / "training" / "judge.safetensors"

@@ -5,7 +5,7 @@ import torch
 
 from easytune_lib.checkpoints import fit
 from easytune_lib.diffusion.rollout import sample
-from easytune_lib.models.mld import VAE, LatentDenoiser, mld
+from easytune_lib.models.mld import VAE, GuidedDenoiser, LatentDenoiser, mld, motionlcm
 from easytune_lib.protocols import Prompts, TextFeatures
 from easytune_lib.seeding import stream
 from easytune_lib.storage import load_tensors, save_tensors
@@ -137,3 +137,32 @@ def test_motions_longer_than_it_knows_are_refused(vae):
 def test_long_skips_need_an_odd_number_of_layers():
     with pytest.raises(ValueError, match="odd number of layers, got 4"):
         VAE(**VAE_SIZE | {"layers": 4})
+
+
+@pytest.fixture
+def guided_denoiser(denoiser):
+    guided = GuidedDenoiser(guidance_dim=6, **denoiser.config)
+    guided.load_state_dict(denoiser.state_dict(), strict=False)
+    return guided.eval()
+
+
+def test_a_guided_denoiser_begins_as_the_one_it_is_distilled_from(
+    denoiser, guided_denoiser, prompts
+):
+    x_t, t = torch.randn(4, 2, 8, generator=stream(0)), torch.tensor([0, 19, 500, 999])
+    for scale in (1.0, 5.0):
+        told = guided_denoiser.guided(x_t, t, prompts, scale)
+        torch.testing.assert_close(told, denoiser(x_t, t, prompts))
+    torch.nn.init.ones_(guided_denoiser.strength.weight)
+    one, five = (guided_denoiser.guided(x_t, t, prompts, scale) for scale in (1.0, 5.0))
+    assert not torch.allclose(one, five), "a taught one hears the scale"
+    torch.testing.assert_close(guided_denoiser(x_t, t, prompts), one)
+    assert GuidedDenoiser(**guided_denoiser.config).config == guided_denoiser.config
+
+
+@pytest.mark.parametrize("n_steps", [1, 4])
+def test_a_few_steps_are_enough_for_motionlcm(vae, guided_denoiser, prompts, n_steps):
+    model = motionlcm(vae, guided_denoiser, text(1), n_steps)
+    assert model.times[0][0] == 999 and len(model.times) == n_steps
+    motions = [sample(model, prompts, stream(3)) for _ in range(2)]
+    assert torch.equal(*motions) and motions[0].shape == (4, 12, 6)

@@ -6,7 +6,7 @@ from torch.distributions import Normal, kl_divergence
 
 from easytune_lib.diffusion.schedule import NoiseSchedule
 from easytune_lib.models.mld import VAE
-from easytune_lib.models.objectives import denoising_loss, vae_loss
+from easytune_lib.models.objectives import consistency_loss, denoising_loss, vae_loss
 from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
 from easytune_lib.seeding import stream
 
@@ -106,6 +106,66 @@ def test_times_cover_the_schedule_and_draws_depend_on_the_stream_alone():
     for mine, its in zip(first.asked[0][:2], twin.asked[0][:2], strict=True):
         assert torch.equal(mine, its), "whatever the network predicts, it is asked the same"
     assert not torch.equal(first.asked[0][1], other.asked[0][1])
+
+
+class Student(Spy):
+    """Answers the same whatever the scale, and keeps the scales."""
+
+    def __init__(self, answer):
+        super().__init__("epsilon", answer)
+        self.scales = []
+
+    def guided(self, x_t, t, prompts, scale):
+        self.scales.append(scale)
+        return self(x_t, t, prompts)
+
+
+def distance(student, teacher, seed=0):
+    return consistency_loss(
+        student, teacher, SCHEDULE, X0, PROMPTS, NO_TEXT, stream(seed), origin=10
+    ).item()
+
+
+def straight_to(goal):
+    """The noise in a state of a world whose only motion is ``goal``."""
+    return lambda x_t, t, _: noise_in(x_t, t, goal.repeat(len(x_t) // len(goal), 1, 1))
+
+
+def test_the_true_consistency_function_has_no_loss_and_another_has():
+    teacher = Spy("epsilon", straight_to(X0))
+    seeds = range(8)
+    right = [distance(Student(straight_to(X0)), teacher, s) for s in seeds]
+    nearly = SCHEDULE.scales(0)[1]  # what is left of the noise where the path ends
+    assert max(right) < nearly
+    wrong = [distance(Student(straight_to(X0 + 1)), teacher, s) for s in seeds]
+    assert sum(wrong) > 2 * sum(right), "who ends elsewhere disagrees with the clean end"
+    assert sum(distance(Student(lambda x, *_: torch.zeros_like(x)), teacher, s) for s in seeds) > 1
+
+
+def test_the_teacher_is_guided_as_strongly_as_the_student_is_told():
+    student, teacher = Student(straight_to(X0)), Spy("epsilon", straight_to(X0))
+    for seed in range(20):
+        distance(student, teacher, seed)
+    assert all(1 <= scale <= 8 for scale in student.scales) and len(set(student.scales)) == 20
+    times = torch.cat([t for _, t, _ in teacher.asked])
+    assert {int(t) for t in times} <= set(range(9, 100, 10)), "only times that sampling visits"
+    assert teacher.asked[0][2].texts == (*PROMPTS.texts, "", "", "", "")
+
+
+def test_no_gradient_reaches_teacher_or_target():
+    weight = torch.nn.Parameter(torch.tensor(0.5))
+    answers = []
+
+    def answer(x_t, t, prompts):
+        answers.append(weight * x_t)
+        return answers[-1]
+
+    teacher = Spy("epsilon", lambda x_t, t, _: weight * x_t)
+    consistency_loss(
+        Student(answer), teacher, SCHEDULE, X0, PROMPTS, NO_TEXT, stream(0), origin=10
+    ).backward()
+    assert [value.requires_grad for value in answers] == [False, True]
+    assert weight.grad is not None and weight.grad != 0
 
 
 class Known(VAE):

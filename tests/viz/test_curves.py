@@ -56,6 +56,21 @@ def record() -> RunRecord:
             for i, m in enumerate(("base", "alone", "mixed"))
             for p in ("hand (m)", "alignment", "R@1", "MM-Dist", "forearm (cm)")
         ],
+        "backbones": [
+            {
+                "backbone": b,
+                "method": m,
+                "r1_gain": 0.1 * i,
+                "r1_gain_low": low,
+                "r1_gain_high": 0.5,
+                "mm_dist_percent": 4.0 * i,
+                "mm_dist_percent_low": None,
+                "mm_dist_percent_high": None,
+                "saved_mib": 10.0 * i or None,
+            }
+            for b, low in (("MLD", 0.0), ("MDM", None))
+            for i, m in enumerate(("base", "EasyTune", "DRaFT"))
+        ],
         "preferences": [preferred("judge", 8, 5, 12), preferred("anna", 0, 0, 0)],
     }
     seconds = [np.arange(1.0, 51.0).tolist() for _ in tables["curves"]]
@@ -75,6 +90,7 @@ PLOTS = {
     "reward_by_step": {},
     "backbone_cost": {},
     "reward_parts": {},
+    "six_backbones": {"paper": {"MDM": (4.0, 3.0)}},
     "preferences": {"paper": {"paper: alignment": [9.0, 18.0, 73.0]}},
 }
 
@@ -167,6 +183,16 @@ def test_ceilings_are_lines_with_a_legend():
 def test_a_missing_key_is_named(name):
     with pytest.raises(ValueError, match=r"no (series|table)"):
         getattr(curves, f"plot_{name}")(RunRecord("demo", {}))
+
+
+def test_backbones_have_a_row_each_and_bars_where_there_are_intervals():
+    gain, distance, memory = curves.plot_six_backbones(RECORD, **PLOTS["six_backbones"]).axes
+    assert [t.get_text() for t in gain.get_yticklabels()] == ["MDM", "MLD"]
+    assert len(gain.collections) == 2 and not distance.collections, "of the two methods on MLD"
+    drawn = {line.get_label(): list(line.get_xdata()) for line in distance.lines}
+    assert drawn["EasyTune"] == [4, 4] and drawn["DRaFT"] == [8, 8]
+    assert drawn["EasyTune in the paper"] == [25.0]
+    assert memory.get_xscale() == "log" and "base" not in drawn
 
 
 def test_bars_of_preferences_fill_a_hundred_and_whiskers_hang_on_their_borders():

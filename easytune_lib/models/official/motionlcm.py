@@ -1,12 +1,12 @@
 """MotionLCM, both versions, key for key: MLD distilled to one, two or four steps."""
 
-import math
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from easytune_lib.blocks import scale_waves
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.sampler import LCM
 from easytune_lib.diffusion.schedule import NoiseSchedule
@@ -75,11 +75,3 @@ class MotionLCM(OfficialMLD):
             self.denoiser, NoiseSchedule.scaled_linear(), self.vae.decode, self.state_shape,
             no_text, n_steps, guidance, V2 if second else V1, decodes="x",
         )  # fmt: skip
-
-
-def scale_waves(strength: Float[Tensor, " batch"], width: int) -> Float[Tensor, "batch width"]:
-    """Sines, then cosines of 1000 times the scale above 1; an odd width ends with a zero."""
-    half = width // 2
-    step = -math.log(10000) / max(half - 1, 1)  # in this order: angles reach 10000
-    angle = 1000 * strength[:, None] * torch.exp(torch.arange(half, device=strength.device) * step)
-    return torch.nn.functional.pad(torch.cat([angle.sin(), angle.cos()], dim=-1), (0, width % 2))

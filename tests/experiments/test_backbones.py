@@ -1,0 +1,60 @@
+"""The six backbones, and what is reported of each."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_world import tiny_bench
+
+from easytune_lib.experiments.backbones import backbone_rows, six_backbones
+from easytune_lib.finetune.loop import batches, finetune, trainable
+from easytune_lib.finetune.methods import EasyTune
+from easytune_lib.seeding import stream
+
+BENCH = tiny_bench()
+
+
+def scores(method, seed, r1, mm_dist):
+    rest = {"split": "test", "lr": 1e-4, "fid": 1.0, "reward": 0.5}
+    return {"method": method, "seed": seed, "r1": r1, "mm_dist": mm_dist} | rest
+
+
+def test_the_two_methods_are_one_where_there_is_one_step():
+    (single,) = (each for each in six_backbones() if each.n_steps == 1)
+    bench, tuned = tiny_bench(n_steps=1), []
+    for method in single.methods.values():
+        model = trainable(bench.model)
+        optimizer = torch.optim.SGD(model.denoiser.parameters(), lr=0.1)
+        pool = batches(model, bench.prompts["finetune"].prompts, 4, seed=0)
+        next(finetune(model, bench.reward, pool, method, optimizer))
+        tuned.append(model.denoiser.state_dict())
+    assert all(torch.equal(tuned[0][name], tuned[1][name]) for name in tuned[0])
+    assert any((tuned[0][n] != w).any() for n, w in bench.model.denoiser.state_dict().items())
+
+
+@pytest.mark.parametrize("n_steps", [5, 50])
+def test_every_method_has_a_plan_for_its_number_of_steps(n_steps):
+    for each in six_backbones(n_steps):
+        easytune, draft = (m.plan(each.n_steps, stream(0)) for m in each.methods.values())
+        assert len(easytune.recorded) == 1 and easytune.detach_state
+        assert len(draft.recorded) == min(10, each.n_steps) and draft.last == each.n_steps - 1
+        assert easytune.reads == ("x_t" if each.name == "MotionDiffuse" else "x0_hat")
+
+
+def test_gains_are_over_the_backbone_s_own_base_and_memory_is_that_of_each_method():
+    bench = replace(BENCH, model=replace(BENCH.model, n_steps=5))
+    backbone = replace(six_backbones(5)[4], easytune=EasyTune(1))
+    rows = backbone_rows(
+        backbone, bench,
+        [scores("base", 0, 0.5, 2.0), scores("EasyTune", 0, 0.6, 1.8),
+         scores("EasyTune", 1, 0.8, 1.4), scores("DRaFT", 0, 0.4, 2.2)],
+    )  # fmt: skip
+    base, easytune, draft = rows
+    assert [row["method"] for row in rows] == ["base", "EasyTune", "DRaFT"]
+    assert {row["backbone"] for row in rows} == {"MDM"}
+    assert easytune["r1_gain"] == pytest.approx(0.2)
+    assert easytune["mm_dist_percent"] == pytest.approx(20.0)
+    assert easytune["mm_dist_percent_low"] < 20 < easytune["mm_dist_percent_high"]
+    assert draft["mm_dist_percent"] == pytest.approx(-10.0)
+    assert draft["mm_dist_percent_low"] is None and base["mm_dist_percent"] == 0
+    assert base["saved_mib"] is None and 0 < easytune["saved_mib"] < draft["saved_mib"]
