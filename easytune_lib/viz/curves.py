@@ -434,7 +434,7 @@ def plot_six_backbones(
     ends = [f"{gain}_{end}" for gain in gains for end in ("low", "high")]
     rows = table_of(record, "backbones", ("backbone", "method", "saved_mib", *gains, *ends))
     names = list(dict.fromkeys(row["backbone"] for row in rows))[::-1]
-    methods = [method for method in _methods(rows) if method != "base"]
+    methods = [method for method in methods_of(rows) if method != "base"]
     fig, axes = panels(width, 3, height=0.85 + 0.27 * len(names), sharey=True)
     keys = (*gains, "saved_mib")
     labels = (
@@ -469,7 +469,7 @@ def plot_six_backbones(
             [fallen[name] for name in known], [names.index(name) for name in known],
             ms=9, zorder=1, **light,
         )  # fmt: skip
-    _legend_above(fig, width)
+    legend_above(fig, width)
     return fig
 
 
