@@ -460,6 +460,9 @@ def plot_six_backbones(
     for ax in axes[:2]:
         ax.axvline(0, color=GREY, ls="--", lw=1)
     axes[2].set_xscale("log")
+    axes[2].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[2].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes[2].xaxis.set_minor_formatter(NullFormatter())
     if paper:
         fallen = {name: 100 * (1 - after / before) for name, (before, after) in paper.items()}
         light: dict[str, Any] = {**method_style("paper"), "linestyle": "none"}
