@@ -155,16 +155,7 @@ def _mdm(
     stats: FeatureStats, clips: Sequence[Clip], table: CaptionTable, seed: int
 ) -> tuple[MDM, Objective]:
     network = _fresh(lambda: MDM(len(stats.mean)), seed, stats)
-    no_text, draw = table([""]), draw_balanced(clips, 64, MAX_FRAMES)
-    schedule = network.diffusion(no_text).schedule
-
-    def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        batch = draw(rng)
-        asked = Prompts(table(batch.texts), batch.lengths)
-        x0 = network.normalise(batch.features, asked)
-        return denoising_loss(network, schedule, x0, asked, no_text, rng), {}
-
-    return network, objective
+    return network, _feature_objective(network, clips, table, 64)
 
 
 def _vae(
@@ -218,16 +209,27 @@ def _motiondiffuse(
             text_dim=128, text_layers=1, text_ff=256, clip_dim=384,
         ), seed,
     )  # fmt: skip
-    no_text, draw = table([""]), draw_balanced(clips, 32, MAX_FRAMES)
+    return network, _feature_objective(network, clips, table, 32, drop=0.0)
+
+
+def _feature_objective(
+    network: MDM | MotionDiffuse,
+    clips: Sequence[Clip],
+    table: CaptionTable,
+    batch_size: int,
+    drop: float = 0.1,
+) -> Objective:
+    """To denoise normalised features; ``drop`` as of :func:`denoising_loss`."""
+    no_text, draw = table([""]), draw_balanced(clips, batch_size, MAX_FRAMES)
     schedule = network.diffusion(no_text).schedule
 
     def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = draw(rng)
         asked = Prompts(table(batch.texts), batch.lengths)
         x0 = network.normalise(batch.features, asked)
-        return denoising_loss(network, schedule, x0, asked, no_text, rng, drop=0.0), {}
+        return denoising_loss(network, schedule, x0, asked, no_text, rng, drop), {}
 
-    return network, objective
+    return objective
 
 
 def _draw_latents(

@@ -73,10 +73,9 @@ def _held(
 
 def _pi(model: MotionDiffusion, x: Tensor, now: int, after: int, prompts: Prompts) -> Tensor:
     """One reverse step, ``A_t x_t + B_t eps``."""
-    bar = model.schedule.alpha_bar
-    before, behind = float(bar[now]), float(bar[after]) if after >= 0 else model.schedule.clean
-    A = (behind / before) ** 0.5
-    B = (1 - behind) ** 0.5 - A * (1 - before) ** 0.5
+    (alpha, sigma), (alpha_after, sigma_after) = map(model.schedule.scales, (now, after))
+    A = alpha_after / alpha
+    B = sigma_after - A * sigma
     return A * x + B * model.noise_estimate(x, now, prompts)
 
 

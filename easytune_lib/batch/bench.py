@@ -74,9 +74,11 @@ def latent(size: Size) -> World:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(size.seed)
         mld, spm = OfficialMLD(zeros, ones), OfficialSPM(zeros, ones)
-    no_text = _captions(1, 768, 1024, size.seed)
+    no_text = made_captions(1, 768, 1024, size.seed)
     model = mld.eval().diffusion(no_text, size.n_steps)
-    return World(model, spm, _batch(model, _captions(size.batch_size, 768, 1024, size.seed), size))
+    return World(
+        model, spm, _batch(model, made_captions(size.batch_size, 768, 1024, size.seed), size)
+    )
 
 
 def feature(size: Size) -> World:
@@ -84,8 +86,10 @@ def feature(size: Size) -> World:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(size.seed)
         network, spm = MDM(), SPM()
-    model = network.eval().diffusion(_captions(1, 384, 384, size.seed), size.n_steps)
-    return World(model, spm, _batch(model, _captions(size.batch_size, 384, 384, size.seed), size))
+    model = network.eval().diffusion(made_captions(1, 384, 384, size.seed), size.n_steps)
+    return World(
+        model, spm, _batch(model, made_captions(size.batch_size, 384, 384, size.seed), size)
+    )
 
 
 SPACES: dict[str, Callable[[Size], World]] = {"latent": latent, "feature": feature}
@@ -112,7 +116,7 @@ def plain_loop(world: World, log: Path) -> Iterator[float]:
     for step in rollout(model, batch.x_T, prompts, plan):
         motion = model.decode(step.x0_hat, Padded(prompts.text, prompts.lengths))
         reward = F.cosine_similarity(
-            _drawn(*spm.encode_motion(motion, mask)), _drawn(*spm.encode_text(prompts.text))
+            drawn(*spm.encode_motion(motion, mask)), drawn(*spm.encode_text(prompts.text))
         ).mean()
         with log.open("a") as file:
             file.write(f"{reward.item()}\n")
@@ -347,11 +351,13 @@ def _copied(world: World) -> float:
     return timed(lambda: deepcopy((world.model.denoiser, decode, world.spm)))[0]
 
 
-def _drawn(mu: Tensor, logvar: Tensor) -> Tensor:
+def drawn(mu: Tensor, logvar: Tensor) -> Tensor:
+    """A latent sampled from its Gaussian, as the released code samples it."""
     return torch.distributions.Normal(mu, (0.5 * logvar).exp()).rsample()
 
 
-def _captions(count: int, sentence: int, tokens: int, seed: int) -> TextFeatures:
+def made_captions(count: int, sentence: int, tokens: int, seed: int) -> TextFeatures:
+    """Random features of so many captions, of the two widths."""
     rng = stream(seed, "captions", count)
     words = torch.randint(8, 25, (count,), generator=rng)
     mask = torch.arange(int(words.max())) < words[:, None]

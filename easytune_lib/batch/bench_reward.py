@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from easytune_lib.batch.bench import LONGEST, PLAIN, _captions, _drawn
+from easytune_lib.batch.bench import LONGEST, PLAIN, drawn, made_captions
 from easytune_lib.batch.timing import gains, has_bf16, machine_now, timed
 from easytune_lib.experiments.refinement import RetrievalTest
 from easytune_lib.motion.corpus import Clip, draw_balanced
@@ -91,7 +91,7 @@ def official(size: RewardSize) -> World:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = OfficialSPM([0.0] * 263, [1.0] * 263, **OFFICIAL)
-    table = _captions(len(names), 768, model.text_embedding.in_features, 0)
+    table = made_captions(len(names), 768, model.text_embedding.in_features, 0)
 
     def features(texts: Sequence[str]) -> TextFeatures:
         return table[[row[text] for text in texts]]
@@ -125,7 +125,7 @@ def plain_loop(world: World, encode: CaptionFeatures, seed: int) -> Iterator[flo
         seen, t = MIXED(model, batch, rng)
         with sdpa_kernel(SDPBackend.MATH), returning_attention(model):
             motion, caption = model.encode_motion(seen, mask, t), model.encode_text(text)
-            z_motion, z_caption = _drawn(*motion), _drawn(*caption)
+            z_motion, z_caption = drawn(*motion), drawn(*caption)
             rebuilt = [model.decode(z, mask) for z in (z_caption, z_motion)]
         unit = (torch.zeros_like(motion[0]), torch.zeros_like(motion[0]))
         sentence = F.normalize(text.sentence, dim=-1)

@@ -223,18 +223,18 @@ def _bench(options: argparse.Namespace) -> int:
     def say(line: str) -> None:
         print(line, flush=True)
 
-    quick = options.quick
-    if options.what == "tuning":
-        record = tuning.bench(tuning.QUICK if quick else tuning.Size(), say)
-        print(tuning.table(record))
-    else:
-        if options.what == "reward":
-            size = reward.QUICK_REWARD if quick else reward.RewardSize()
-            record = reward.bench_reward(size, say)
-        else:
-            size = reward.QUICK_LEARNING if quick else reward.LearningSize()
-            record = reward.bench_buckets(size, say)
-        print(reward.table(record))
+    measure, quick, full, table = {
+        "tuning": (tuning.bench, tuning.QUICK, tuning.Size(), tuning.table),
+        "reward": (reward.bench_reward, reward.QUICK_REWARD, reward.RewardSize(), reward.table),
+        "buckets": (
+            reward.bench_buckets,
+            reward.QUICK_LEARNING,
+            reward.LearningSize(),
+            reward.table,
+        ),
+    }[options.what]
+    record = measure(quick if options.quick else full, say)
+    print(table(record))
     print(f"Record: {record.save(ROOT / ('outputs' if options.quick else 'runs'))}")
     return 0
 

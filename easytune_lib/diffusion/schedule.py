@@ -70,8 +70,8 @@ class NoiseSchedule:
         t: Int[Tensor, " batch"],
     ) -> Float[Tensor, "batch *shape"]:
         """``x_t`` for the clean ``x0``: the forward process."""
-        a = self.alpha_bar.to(x0.device)[t].view(-1, *[1] * (x0.dim() - 1))
-        return a.sqrt().to(x0.dtype) * x0 + (1 - a).sqrt().to(x0.dtype) * noise
+        alpha, sigma = self._scales(t, x0)
+        return alpha * x0 + sigma * noise
 
     def clean_estimate(
         self,
@@ -80,5 +80,10 @@ class NoiseSchedule:
         t: Int[Tensor, " batch"],
     ) -> Float[Tensor, "batch *shape"]:
         """``x0_hat``, where ``noise`` is taken for the noise in ``x_t``."""
-        a = self.alpha_bar.to(x_t.device)[t].view(-1, *[1] * (x_t.dim() - 1))
-        return (x_t - (1 - a).sqrt().to(x_t.dtype) * noise) / a.sqrt().to(x_t.dtype)
+        alpha, sigma = self._scales(t, x_t)
+        return (x_t - sigma * noise) / alpha
+
+    def _scales(self, t: Int[Tensor, " batch"], x: Tensor) -> tuple[Tensor, Tensor]:
+        """Alpha and sigma of a time a sample, to be multiplied with ``x``."""
+        a = self.alpha_bar.to(x.device)[t].view(-1, *[1] * (x.dim() - 1))
+        return a.sqrt().to(x.dtype), (1 - a).sqrt().to(x.dtype)

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from easytune_lib.experiments.comparison import cost_rows, seed_rows, summary
+from easytune_lib.experiments.comparison import cost_rows, summary
 from easytune_lib.finetune.methods import DRaFT, EasyTune
-from easytune_lib.metrics.intervals import spread
 from easytune_lib.workbench import Base, Workbench
 
 
@@ -67,20 +66,20 @@ def backbone_rows(
         metrics: Columns of the scores; MM-Dist among them.
     """
     held = {row["method"]: row["saved_mib"] for row in cost_rows(bench, backbone.methods)}
-    seeds, result = seed_rows(scores, "test"), []
-    lines = {row["method"]: row for row in summary(scores, "test", metrics)}
-    for method, line in lines.items():
-        fallen, low, high = spread(
-            [
-                100 * (1 - row["mm_dist"] / lines["base"]["mm_dist"])
-                for row in seeds
-                if row["method"] == method
-            ]
-        )
-        result.append(
-            {"backbone": backbone.name, "n_steps": backbone.n_steps}
-            | line
-            | {"mm_dist_percent": fallen, "mm_dist_percent_low": low, "mm_dist_percent_high": high}
-            | {"saved_mib": held.get(method)}
-        )
-    return result
+    lines = summary(scores, "test", metrics)
+    (whole,) = (line["mm_dist"] for line in lines if line["method"] == "base")
+
+    def percent(gain: float | None) -> float | None:
+        return None if gain is None else 100 * (1 - (whole + gain) / whole)
+
+    return [
+        {"backbone": backbone.name, "n_steps": backbone.n_steps}
+        | line
+        | {
+            "mm_dist_percent": percent(line["mm_dist_gain"]),
+            "mm_dist_percent_low": percent(line["mm_dist_gain_high"]),
+            "mm_dist_percent_high": percent(line["mm_dist_gain_low"]),
+            "saved_mib": held.get(line["method"]),
+        }
+        for line in lines
+    ]

@@ -346,6 +346,8 @@ def all_claims(runs: Path) -> list[Claim]:
     compared = [
         longest(runs, "step_finetuning", "seconds", base=b) for b in ("mld_early", "mld", "mdm")
     ]
+    equal = longest(runs, "equal_evaluations", "updates")
+    costs = longest(runs, "alignment_cost", "batch_size")
     forms = ("EasyTune", "EasyTune (random step)")
     return [
         *(
@@ -354,19 +356,9 @@ def all_claims(runs: Path) -> list[Claim]:
             for record in compared
             for c in alignment_claims(record, rivals, form)
         ),
-        *(
-            c
-            for form in forms
-            for c in alignment_claims(
-                longest(runs, "equal_evaluations", "updates"), ("DRaFT-50", "ReFL"), form
-            )
-        ),
+        *(c for form in forms for c in alignment_claims(equal, ("DRaFT-50", "ReFL"), form)),
         *memory_claims(longest(runs, "backbones", "batch_size")),
-        *(
-            c
-            for form in forms
-            for c in speed_claims(longest(runs, "alignment_cost", "batch_size"), form)
-        ),
+        *(c for form in forms for c in speed_claims(costs, form)),
         *(c for record in compared for c in reward_claims(record, rivals)),
         *gradient_claims(longest(runs, "gradient_norms", "prompts", base="mld")),
         *noise_claims(longest(runs, "noise_similarity", "prompts", base="mld")),

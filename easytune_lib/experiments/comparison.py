@@ -4,7 +4,6 @@ All runs share base model, reward, prompts, noise and batch size; a run ends whe
 of seconds (or of updates) is spent. The judge speaks only before and after.
 """
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,9 +19,17 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from easytune_lib.analysis.cost import measure
-from easytune_lib.checkpoints import fit
+from easytune_lib.checkpoints import fit, read_checkpoint
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.finetune.loop import Anchor, Tuning, Update, batches, finetune, trainable
+from easytune_lib.finetune.loop import (
+    Anchor,
+    Tuning,
+    Update,
+    batches,
+    cosine,
+    finetune,
+    trainable,
+)
 from easytune_lib.finetune.lora import merged, with_lora
 from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL, recorded
 from easytune_lib.finetune.precision import bf16
@@ -38,6 +45,7 @@ from easytune_lib.storage import (
     save_tensors,
     unpack_optimizer,
 )
+from easytune_lib.training import Precision
 from easytune_lib.workbench import Base, Workbench, ceiling, judged, open_workbench
 
 
@@ -70,7 +78,7 @@ class Run:
     schedule: Literal["constant", "cosine"] = "constant"  # of the rate, over the budget spent
     ema: float = 0.0  # the average of the weights that is judged forgets at this rate; 0 = none
     lora: int = 0  # rank of adapters on attention, which alone are tuned; 0 = all weights are
-    precision: Literal["float32", "bf16"] = "float32"  # of matrix products; see bf16
+    precision: Precision = "float32"  # of matrix products; see bf16
 
     def __post_init__(self) -> None:
         if (self.seconds > 0) == (self.updates > 0):
@@ -207,8 +215,7 @@ def _spent(run: Run, curve: dict[str, list[float]]) -> float:
 
 def _set_rate(optimizer: torch.optim.Optimizer, run: Run, fraction: float) -> None:
     """The rate of the next update, of a run that has spent ``fraction`` of its budget."""
-    half_turn = math.pi * min(fraction, 1.0)
-    factor = 0.5 * (1 + math.cos(half_turn)) if run.schedule == "cosine" else 1.0
+    factor = cosine(fraction) if run.schedule == "cosine" else 1.0
     for group in optimizer.param_groups:
         group["lr"] = factor * run.lr
 
@@ -247,11 +254,19 @@ def load_tuned(bench: Workbench, run: Run, scratch: Path) -> MotionDiffusion:
     Raises:
         ValueError: There are no such weights in ``scratch``, or they do not fit the bench.
     """
-    path = scratch / run.record_id / "tuned.safetensors"
-    tensors, _ = load_tensors(path)
-    denoiser = deepcopy(bench.model.denoiser)
-    fit(denoiser, tensors, path)
-    return replace(bench.model, denoiser=denoiser, n_steps=run.n_steps)
+    tuned = with_weights(bench.model, scratch / run.record_id / "tuned.safetensors")
+    return replace(tuned, n_steps=run.n_steps)
+
+
+def with_weights(model: MotionDiffusion, file: Path | str) -> MotionDiffusion:
+    """The same with a copy of its denoiser that has the weights in a file.
+
+    Raises:
+        ValueError: The file cannot be read, or holds another network; says what.
+    """
+    denoiser = deepcopy(model.denoiser)
+    fit(denoiser, read_checkpoint(file), file)
+    return replace(model, denoiser=denoiser)
 
 
 def save_state(

@@ -5,7 +5,6 @@ judge, kinematics, diversity, and the distance from the base.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from easytune_lib.checkpoints import fit, read_checkpoint
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout, sample
-from easytune_lib.experiments.comparison import Progress, resume_state, save_state
+from easytune_lib.experiments.comparison import Progress, resume_state, save_state, with_weights
 from easytune_lib.finetune.loop import Anchor, batches, finetune, trainable
 from easytune_lib.finetune.methods import recorded
 from easytune_lib.metrics.report import embed_motions
@@ -152,11 +150,7 @@ def examined(
     Raises:
         ValueError: A file cannot be read, or holds another network; says what.
     """
-    models = [bench.model]
-    for file in files:
-        denoiser = deepcopy(bench.model.denoiser)
-        fit(denoiser, read_checkpoint(file), file)
-        models.append(replace(bench.model, denoiser=denoiser))
+    models = [bench.model, *(with_weights(bench.model, file) for file in files)]
     return [
         {"method": label, "seed": seed, "anchor": 0.0, **row}
         for count, model in enumerate(models)

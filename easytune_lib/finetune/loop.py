@@ -123,6 +123,11 @@ def batches(
         index += 1
 
 
+def cosine(fraction: float) -> float:
+    """What is left of a rate that falls to 0 as half a cosine, after a fraction of its way."""
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
+
+
 def warmup_cosine(
     optimizer: torch.optim.Optimizer, updates: int, warmup: int = 0
 ) -> torch.optim.lr_scheduler.LambdaLR:
@@ -145,7 +150,7 @@ def warmup_cosine(
     def factor(done: int) -> float:
         if done < warmup:
             return (done + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warmup) / (updates - warmup))))
+        return cosine((done - warmup) / (updates - warmup))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 

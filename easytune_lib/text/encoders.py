@@ -20,11 +20,10 @@ from torch import Tensor, nn
 
 from easytune_lib.checkpoints import read_checkpoint
 from easytune_lib.protocols import TextFeatures
-from easytune_lib.text.hub import find_text_model, name_text_model
+from easytune_lib.text.hub import DENSE, find_text_model, name_text_model
 
 BATCH = 64  # captions a forward pass
 
-DENSE = ("model.safetensors", "pytorch_model.bin")
 Pooling = Literal["mean", "first", "eos", "projected"]
 
 

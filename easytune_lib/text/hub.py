@@ -12,6 +12,8 @@ FILES = (
 )  # fmt: skip
 WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*")  # the first that is there is read
 
+DENSE = ("model.safetensors", "pytorch_model.bin")  # of a dense layer, likewise
+
 
 def find_text_model(source: str, revision: str = "main", dense: str = "") -> Path:
     """The folder of a text model.
@@ -113,5 +115,5 @@ def cached_text_model(source: str, revision: str = "main", dense: str = "") -> P
 
 
 def _patterns(weights: str, dense: str) -> list[str]:
-    layer = [f"{dense}/model.safetensors", f"{dense}/pytorch_model.bin"] if dense else []
+    layer = [f"{dense}/{name}" for name in DENSE] if dense else []
     return [*FILES, weights, *layer]

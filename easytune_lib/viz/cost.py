@@ -8,7 +8,7 @@ import re
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from easytune_lib.records import RunRecord
 from easytune_lib.viz.curves import (
@@ -18,6 +18,7 @@ from easytune_lib.viz.curves import (
     log_axis,
     methods_of,
     panels,
+    plain_numbers,
     table_of,
 )
 from easytune_lib.viz.style import COLUMN, GREY, PAGE, method_style, styled
@@ -62,9 +63,7 @@ def plot_quality_memory(record: RunRecord, metric: str = "r1", width: float = PA
             if low is not None:
                 ax.vlines(x, low, high, color=look["color"], lw=1.2)
         ax.set(xlabel="held for backward (MiB)", title=base, xscale="log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        plain_numbers(ax.xaxis)
     for ax in axes if width <= 1.2 * COLUMN else axes[:1]:
         ax.set_ylabel(METRICS.get(metric, metric))
     legend_above(fig, width)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -286,13 +287,8 @@ def plot_method_table(
                 half = stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / len(values) ** 0.5
                 ax.hlines(y, values.mean() - half, values.mean() + half, color=color, lw=1.4)
             ax.plot(values.mean(), y, marker, color=color, ms=5)
-        ax.grid(axis="x")
-        ax.grid(axis="y", visible=False)
-        ax.set(xlabel=METRICS.get(metric, metric), ylim=(-0.6, len(methods) - 0.1))
-        ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.set_yticks(range(len(methods)), [method_style(m)["label"] for m in methods])
-        spec = ax.get_subplotspec()
-        ax.tick_params(axis="y", length=0, labelleft=spec is None or spec.is_first_col())
+        ax.set(xlabel=METRICS.get(metric, metric))
+        _method_axis(ax, methods)
     if any(row["method"] == "base" for row in rows):
         mean = float(np.mean([row[metrics[0]] for row in rows if row["method"] == "base"]))
         axes[0].annotate(
@@ -335,14 +331,8 @@ def plot_paired(
             if row[f"{metric}_low"] is not None:
                 ax.hlines(y, row[f"{metric}_low"], row[f"{metric}_high"], color=color, lw=1.4)
             ax.plot(row[metric], y, marker, color=color, ms=5)
-        ax.grid(axis="x")
-        ax.grid(axis="y", visible=False)
-        name = METRICS.get(metric, metric)
-        ax.set(xlabel=f"{name}, less {rows[0]['rival']}'s", ylim=(-0.6, len(rows) - 0.1))
-        ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.set_yticks(range(len(rows)), [method_style(row["method"])["label"] for row in rows])
-        spec = ax.get_subplotspec()
-        ax.tick_params(axis="y", length=0, labelleft=spec is None or spec.is_first_col())
+        ax.set(xlabel=f"{METRICS.get(metric, metric)}, less {rows[0]['rival']}'s")
+        _method_axis(ax, [row["method"] for row in rows])
     return fig
 
 
@@ -460,9 +450,7 @@ def plot_six_backbones(
     for ax in axes[:2]:
         ax.axvline(0, color=GREY, ls="--", lw=1)
     axes[2].set_xscale("log")
-    axes[2].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes[2].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes[2].xaxis.set_minor_formatter(NullFormatter())
+    plain_numbers(axes[2].xaxis)
     if paper:
         fallen = {name: 100 * (1 - after / before) for name, (before, after) in paper.items()}
         light: dict[str, Any] = {**method_style("paper"), "linestyle": "none"}
@@ -665,6 +653,17 @@ def _paper(
     ax.plot(x, np.where(y > 0, y, np.nan), lw=2.2, zorder=1, **style)
 
 
+def _method_axis(ax: Axes, methods: Sequence[str]) -> None:
+    """One line a method, named at the left of the first panel."""
+    ax.grid(axis="x")
+    ax.grid(axis="y", visible=False)
+    ax.set(ylim=(-0.6, len(methods) - 0.1))
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.set_yticks(range(len(methods)), [method_style(method)["label"] for method in methods])
+    spec = ax.get_subplotspec()
+    ax.tick_params(axis="y", length=0, labelleft=spec is None or spec.is_first_col())
+
+
 def _step_axis(ax: Axes, n: int) -> None:
     ax.set(xlabel="denoising step (0 = noise)", xlim=(-0.5, n - 0.5))
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -675,9 +674,14 @@ def log_axis(ax: Axes) -> None:
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     if high / low < 50:
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        plain_numbers(ax.yaxis)
+
+
+def plain_numbers(axis: Axis) -> None:
+    """1, 2, 5, 10 along a logarithmic axis, in place of powers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend_above(fig: Figure, width: float) -> None:

@@ -26,8 +26,8 @@ def small(size) -> World:
         wide = {"text_dim": 6, "time_dim": 8}
         mld = OfficialMLD(*STATS, dim=8, heads=2, vae=sizes, denoiser=sizes | wide)
         spm = OfficialSPM(*STATS, dim=8, heads=2, text_dim=6, **sizes)
-    model = mld.eval().diffusion(benches._captions(1, 6, 6, 0), size.n_steps)
-    text = benches._captions(size.batch_size, 6, 6, 0)
+    model = mld.eval().diffusion(benches.made_captions(1, 6, 6, 0), size.n_steps)
+    text = benches.made_captions(size.batch_size, 6, 6, 0)
     return World(model, spm, benches._batch(model, text, size))
 
 

@@ -1,10 +1,12 @@
+from functools import partial
+
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from viz_fit import check_fit
 
 from easytune_lib.records import RunRecord
 from easytune_lib.viz import curves
-from easytune_lib.viz.style import COLUMN, PAGE, method_style
+from easytune_lib.viz.style import method_style
 
 STEPS = 8
 METHODS = ("EasyTune", "DRaFT-10", "ReFL")
@@ -97,15 +99,7 @@ PLOTS = {
 
 @pytest.mark.parametrize("name", PLOTS)
 def test_each_fits_its_width_with_words_on_its_axes(name):
-    draw = getattr(curves, f"plot_{name}")
-    assert draw(RECORD, **PLOTS[name], width=PAGE).get_figwidth() == PAGE
-    fig = draw(RECORD, **PLOTS[name], width=COLUMN)
-    assert isinstance(fig, Figure) and fig.get_figwidth() == COLUMN
-    fig.draw_without_rendering()
-    for ax in fig.axes:
-        box = ax.get_tightbbox()
-        assert box.x0 > -2 and box.x1 < fig.bbox.width + 2  # pixels
-        assert ax.get_xlabel()
+    check_fit(partial(getattr(curves, f"plot_{name}"), RECORD, **PLOTS[name]))
 
 
 def lines(ax) -> dict[str, np.ndarray]:
