@@ -32,6 +32,7 @@ class GradientPlan:
     renoised: int = 0  # so many times more, the last step is taken from fresh noise
     checkpoint: bool = False  # keep each recorded call's input only, and compute it again
     hop: int = 1  # steps before all recorded and rewarded ones are taken so many at a time
+    hold: int = 1  # decoder and reward are asked once in so many rewarded steps; see Slopes
 
     def __post_init__(self) -> None:
         if not self.rewarded:
@@ -62,6 +63,8 @@ class GradientPlan:
             )
         if self.hop < 1:
             raise ValueError(f"a hop is 1 step or more, got {self.hop}")
+        if self.hold < 1:
+            raise ValueError(f"a slope is held for 1 step or more, got {self.hold}")
 
     @property
     def last(self) -> int:

@@ -226,13 +226,13 @@ class Calls:
     def of(cls, plan: GradientPlan) -> "Calls":
         """The calls of a plan."""
         recorded = sum(step <= plan.last for step in plan.recorded) + plan.renoised
-        rewards = len(plan.rewarded) + plan.renoised
+        gradients = len(plan.rewarded) + plan.renoised
         return cls(
             denoiser=len(plan.visited) + plan.renoised,
             recorded=recorded,
             again=recorded if plan.checkpoint else 0,
-            rewards=rewards,
-            updates=1 if plan.updates == "sum" else rewards,
+            rewards=-(-gradients // plan.hold),
+            updates=1 if plan.updates == "sum" else gradients,
         )
 
 

@@ -45,7 +45,7 @@ class Size:
     batch_size: int = 8
     n_steps: int = 50
     micro_batch: int = 1  # the leanest, and on a CPU the fastest: nothing is padded
-    updates: int = 2  # timed at once
+    updates: int = 4  # timed at once; slopes are held for 4 at most
     repeats: int = 5
     horizons: tuple[int, ...] = (10, 25, 50)  # sampling steps whose memory is compared
     seed: int = 0
@@ -210,6 +210,8 @@ def _hot_loop(
             PLAIN: lambda: plain_loop(world, log),
             "frozen reward": lambda: product_loop(world, EasyTune(), None),
             "exact tricks": lambda: product_loop(world, EasyTune(), size.micro_batch),
+            "slopes held for 2": lambda: product_loop(world, EasyTune(hold=2), size.micro_batch),
+            "slopes held for 4": lambda: product_loop(world, EasyTune(hold=4), size.micro_batch),
             "exact tricks, bf16": lambda: product_loop(world, EasyTune(), size.micro_batch, True),
         }
         if not has_bf16():  # emulated, it takes minutes an update and says nothing

@@ -1,12 +1,16 @@
-"""What EasyTune's stop-gradient leaves out, measured again and again along a fine-tuning."""
+"""What EasyTune's gradient leaves out: by its stop-gradient, and by slopes that are held."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import torch
+from torch.nn.functional import cosine_similarity
 
 from easytune_lib.analysis.gradients import gradient_bias
 from easytune_lib.finetune.loop import batches, finetune, trainable
+from easytune_lib.finetune.methods import EasyTune
 from easytune_lib.protocols import FineTuneMethod
 from easytune_lib.seeding import stream
 from easytune_lib.workbench import Workbench
@@ -66,3 +70,47 @@ def bias_along(
     for done, update in zip(range(1, updates + 1), trained, strict=False):
         if done % every == 0 or done == updates:
             yield look(done, update.reward)
+
+
+def held_rows(
+    bench: Workbench, holds: Sequence[int], batch_size: int = 8, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Each update's gradient of EasyTune on all steps, with slopes held, against the exact one.
+
+    Weights stand still, so that both see the same states; see ``hold`` of
+    :class:`~easytune_lib.finetune.methods.EasyTune`.
+
+    Returns:
+        A row for each value of ``holds`` and each step: the cosine, and the ratio of norms.
+    """
+    (batch,) = islice(batches(bench.model, bench.prompts["finetune"].prompts, batch_size, seed), 1)
+
+    def gradients(hold: int) -> list[torch.Tensor]:
+        model = trainable(bench.model)
+        still = _Kept(model.denoiser.parameters(), lr=0.0)
+        for _ in finetune(model, bench.reward, [batch], EasyTune(hold=hold), still, float("inf")):
+            pass
+        return still.gradients
+
+    exact = gradients(1)
+    return [
+        {
+            "hold": hold,
+            "step": step,
+            "cosine": cosine_similarity(held, true, 0).item(),
+            "norm_ratio": (held.norm() / true.norm()).item(),
+        }
+        for hold in holds
+        for step, (held, true) in enumerate(zip(gradients(hold), exact, strict=True))
+    ]
+
+
+class _Kept(torch.optim.SGD):
+    """Keeps each update's gradient."""
+
+    gradients: list[torch.Tensor]
+
+    def step(self, closure: None = None) -> None:
+        given = [w.grad for group in self.param_groups for w in group["params"]]
+        kept = torch.cat([grad.flatten() for grad in given if grad is not None])
+        self.gradients = [*getattr(self, "gradients", []), kept]

@@ -1,6 +1,6 @@
 """The exact two-phase backward: decoder and reward in small parts, then the denoiser at once."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -47,9 +47,40 @@ def scored(
     """
     if micro_batch is None or len(prompts) <= micro_batch:
         return score(model, reward, step, prompts, plan)
+    return slopes(model, reward, step, prompts, plan, micro_batch).at(step)
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """Scores of a step's motions, and what they gain per unit of the state: phase 1."""
+
+    scores: Float[Tensor, " batch"]
+    of_x0_hat: Float[Tensor, "batch tokens dim"] | None  # where the reward does not read it
+    of_x: Float[Tensor, "batch tokens dim"] | None
+
+    def at(self, step: Step) -> Float[Tensor, " batch"]:
+        """The scores as a function of ``step``'s states: what goes back from them is phase 2.
+
+        At the step that they were taken at, the gradient is exact. At another one of the same
+        trajectory it is that of a reward which is linear in the state, and the scores are those
+        of the step before: see ``hold`` of :class:`~easytune_lib.plan.GradientPlan`.
+        """
+        known = self.scores, self.of_x0_hat, self.of_x
+        return cast(Tensor, _Known.apply(*known, step.x0_hat, step.x))
+
+
+def slopes(
+    model: MotionDiffusion,
+    reward: Reward,
+    step: Step,
+    prompts: Prompts,
+    plan: GradientPlan,
+    micro_batch: int | None,
+) -> Slopes:
+    """Phase 1 of :func:`scored`, whose arguments and errors it shares; ``None``: all at once."""
     scores: list[Tensor] = []
-    slopes: dict[int, Tensor] = {}  # 0: with respect to x0_hat, 1: to x
-    parts = by_length(prompts, micro_batch)
+    found: dict[int, Tensor] = {}  # 0: with respect to x0_hat, 1: to x
+    parts = by_length(prompts, len(prompts) if micro_batch is None else micro_batch)
     for rows, part in parts:
         tokens = model.state_shape(part)[0]
         seen = {name: getattr(step, name).detach()[rows, :tokens] for name in STATES}
@@ -59,11 +90,10 @@ def scored(
         given = torch.autograd.grad(values.sum(), leaves, allow_unused=True)
         for i, rise in enumerate(given):
             if rise is not None:
-                slopes.setdefault(i, torch.zeros_like(step.x))[rows, :tokens] = rise
+                found.setdefault(i, torch.zeros_like(step.x))[rows, :tokens] = rise
         scores.append(values.detach())
     order = torch.cat([rows for rows, _ in parts]).argsort()
-    known = torch.cat(scores)[order], slopes.get(0), slopes.get(1)
-    return cast(Tensor, _Known.apply(*known, step.x0_hat, step.x))
+    return Slopes(torch.cat(scores)[order], found.get(0), found.get(1))
 
 
 def by_length(prompts: Prompts, size: int) -> list[tuple[Tensor, Prompts]]:

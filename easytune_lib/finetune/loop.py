@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import Step, gain, rollout
-from easytune_lib.finetune.backward import scored
+from easytune_lib.finetune.backward import Slopes, scored, slopes
 from easytune_lib.plan import GradientPlan
 from easytune_lib.protocols import Denoiser, FineTuneMethod, Prompts, Reward
 from easytune_lib.seeding import stream
@@ -230,13 +230,19 @@ def _gradients(
 ) -> Iterator[_Gradient]:
     """Roll out, and after each rewarded step add its gradient's part to ``.grad``."""
     drifts: list[Tensor] = []
-    left = len(plan.rewarded) + plan.renoised
+    held: Slopes | None = None
+    left = todo = len(plan.rewarded) + plan.renoised
     for step in rollout(model, batch.x_T, batch.prompts, plan, batch.rng):
         if anchor is not None and step.index in plan.recorded:
             drifts.append(anchor(step, batch.prompts))
         if step.index not in plan.rewarded:
             continue
-        scores = scored(model, reward, step, batch.prompts, plan, tuning.micro_batch)
+        asked = model, reward, step, batch.prompts, plan, tuning.micro_batch
+        if plan.hold == 1:
+            scores = scored(*asked)
+        else:
+            held = slopes(*asked) if held is None or (todo - left) % plan.hold == 0 else held
+            scores = held.at(step)
         loss = -gain(scores, step, plan)
         drift = torch.stack(drifts).mean() if drifts else torch.zeros(())
         if anchor is not None:

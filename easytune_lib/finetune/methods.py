@@ -71,6 +71,10 @@ class EasyTune:
             Asks for ``k=1``.
         hop: Steps before the first recorded one are taken so many at a time (ours). Their states
             are constants to EasyTune, so nothing but their cost depends on how they are reached.
+        hold: Decoder and reward are asked once in so many rewarded steps; in between, the
+            reward's gradient with respect to the state is the last one known (ours; approximate,
+            since the clean estimate moves little from step to step; the denoiser's part is
+            exact). Rewards reported there are the last known, too.
     """
 
     k: int | None = None
@@ -83,6 +87,7 @@ class EasyTune:
     odds: Ramp = "uniform"
     chain: int = 1
     hop: int = 1
+    hold: int = 1
 
     def __post_init__(self) -> None:
         if self.k != 1 and (self.chain > 1 or self.odds != "uniform"):
@@ -109,6 +114,7 @@ class EasyTune:
         return GradientPlan(
             recorded, rewarded, detach_state=self.chain == 1, reads=self.reads,
             switch=self.switch, weights=weights, updates=self.updates, hop=self.hop,
+            hold=self.hold,
         )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from easytune_lib.viz.curves import (
     plain_numbers,
     table_of,
 )
-from easytune_lib.viz.style import COLUMN, GREY, PAGE, method_style, styled
+from easytune_lib.viz.style import COLUMN, GREY, OKABE_ITO, PAGE, method_style, styled
 
 
 @styled()
@@ -222,3 +222,34 @@ def _paper_memory(ax: Axes, paper: Paper, top: float) -> None:
     look = {**method_style("paper"), "label": "paper, Fig. 6, scaled", "marker": ""}
     for curve in curves:
         ax.plot(np.asarray(paper["step"]), scale * (curve - floor), lw=2.2, zorder=1, **look)
+
+
+@styled()
+def plot_held_slopes(record: RunRecord, width: float = PAGE) -> Figure:
+    """How wrong is an update whose slope of the reward is a few steps old?
+
+    One panel a base: the cosine of each update's gradient with the exact one. Where a line is at
+    1, the slope was taken there.
+
+    Reads:
+        ``tables["held_slopes"]``: rows with ``base``, ``hold`` (rewarded steps that share a
+        slope), ``step`` (from 0, the noisiest) and ``cosine``.
+
+    Raises:
+        ValueError: The table, or a column in it, is missing.
+    """
+    rows = table_of(record, "held_slopes", ("base", "hold", "step", "cosine"))
+    bases = list(dict.fromkeys(row["base"] for row in rows))
+    fig, axes = panels(width, len(bases))
+    shades = [OKABE_ITO[color] for color in ("blue", "orange", "green", "vermillion")]
+    for ax, base in zip(axes, bases, strict=True):
+        own = [row for row in rows if row["base"] == base]
+        for color, hold in zip(shades, sorted({row["hold"] for row in own}), strict=False):
+            line = sorted((row["step"], row["cosine"]) for row in own if row["hold"] == hold)
+            label = f"for {hold} steps, mean {np.mean([y for _, y in line]):.3f}"
+            ax.plot(*zip(*line, strict=True), color=color, marker="o", ms=2, lw=1, label=label)
+        ax.set(xlabel="denoising step", title=base, ylim=(None, 1.02))
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        ax.legend(title="slope held", loc="lower right")
+    axes[0].set_ylabel("cosine with the exact gradient")
+    return fig

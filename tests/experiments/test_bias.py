@@ -5,7 +5,7 @@ import math
 import torch
 from tiny_world import tiny_bench
 
-from easytune_lib.experiments.bias import bias_along
+from easytune_lib.experiments.bias import bias_along, held_rows
 from easytune_lib.finetune.methods import EasyTune
 
 
@@ -30,3 +30,17 @@ def test_the_same_seed_looks_the_same():
         for _ in range(2)
     )
     assert first[1:] == second[1:]
+
+
+def test_a_slope_that_is_held_is_exact_where_it_was_taken():
+    bench = tiny_bench()
+    rows = held_rows(bench, (1, 2, 3), batch_size=3)
+    n_steps = bench.model.n_steps
+    assert [(row["hold"], row["step"]) for row in rows] == [
+        (hold, step) for hold in (1, 2, 3) for step in range(n_steps)
+    ]
+    for row in rows:
+        if row["step"] % row["hold"] == 0:
+            assert abs(row["cosine"] - 1) < 1e-5 and abs(row["norm_ratio"] - 1) < 1e-5
+        else:
+            assert -1 <= row["cosine"] < 1 - 1e-6

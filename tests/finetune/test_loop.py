@@ -173,6 +173,46 @@ class TestChain:
         assert not torch.allclose(step, once, rtol=1e-3)
 
 
+class TestHold:
+    """The reward's slope is taken once in a few rewarded steps."""
+
+    def run(self, model, pool, method, asked=reward, **tuning):
+        twin = replace(model, denoiser=deepcopy(model.denoiser))
+        given = islice(batches(model, pool, 4, seed=0), 2)
+        options = Tuning(**tuning)
+        return list(finetune(twin, asked, given, method, _sgd(twin), 1e9, tuning=options))
+
+    @pytest.mark.parametrize("micro_batch", [None, 1, 3])
+    def test_the_reward_is_asked_once_in_so_many_steps(self, model, pool, micro_batch):
+        asked: list[int] = []
+
+        def counting(motion, prompts, t=None):
+            asked.append(len(motion))
+            return reward(motion, prompts, t)
+
+        updates = self.run(model, pool, EasyTune(5, hold=2), counting, micro_batch=micro_batch)
+        assert len(updates) == 10 and sum(asked) == 2 * 3 * 4, "3 of 5 steps, of 4 motions, twice"
+        exact = self.run(model, pool, EasyTune(5), micro_batch=micro_batch)
+        for i, (held, true) in enumerate(zip(updates, exact, strict=True)):
+            fresh = i % 5 % 2 == 0
+            assert (held.reward == pytest.approx(true.reward, rel=1e-6)) == fresh
+            assert (held.grad_norm == pytest.approx(true.grad_norm, rel=1e-6)) == fresh
+
+    def test_in_between_the_reward_is_taken_to_be_linear(self, pool):
+        """Of a reward that is, held slopes are exact."""
+
+        def linear(motion, prompts, t=None):
+            return (motion * prompts.mask[..., None]).sum((1, 2))
+
+        model, _, _ = toy()
+        model.denoiser.float()
+        held, exact = (
+            [u.grad_norm for u in self.run(model, pool, EasyTune(hold=hold), linear)]
+            for hold in (4, 1)
+        )
+        assert held == pytest.approx(exact, rel=1e-6)
+
+
 def test_a_curriculum_moves_with_the_batches(model, pool):
     given = islice(batches(model, pool, 3, seed=0, start=2), 3)
     updates = list(finetune(model, reward, given, Curriculum(2, sweep=4), _sgd(model)))

@@ -44,6 +44,10 @@ def record() -> RunRecord:
             reached("EasyTune", 3, 4.0, 5.0, 8.0, "evaluations"),
         ],
         "scaling": held,
+        "held_slopes": [
+            {"base": base, "hold": hold, "step": step, "cosine": 1 - 0.1 * (step % hold)}
+            for base in BASES for hold in (2, 4) for step in range(6)
+        ],
     }  # fmt: skip
     return RunRecord("demo", {}, tables=tables, machine={"scaling": took})
 
@@ -52,7 +56,7 @@ RECORD = record()
 PAPER = {"step": [2, 4], "DRaFT-4": [6.0, 12.0], "EasyTune": [2.0, 2.0]}
 PLOTS = {
     "quality_memory": {}, "held_by_step": {"paper": PAPER}, "reach": {"base": "mld"},
-    "scaling": {},
+    "scaling": {}, "held_slopes": {},
 }  # fmt: skip
 
 
