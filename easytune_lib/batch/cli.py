@@ -54,6 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(run=_run)
 
+    html = commands.add_parser("html", help="export all notebooks as pages that need no network")
+    html.add_argument("--to", type=Path, default=Path("outputs/site"), help="default: %(default)s")
+    html.set_defaults(run=_html)
+
     sweep = commands.add_parser(
         "sweep", help="run one notebook under many parameters, and choose the best"
     )
@@ -196,6 +200,16 @@ def _run(options: argparse.Namespace) -> int:
     return run_notebook(
         options.notebook, options.given, options.size, options.force, options.inplace
     )
+
+
+def _html(options: argparse.Namespace) -> int:
+    from easytune_lib.batch.page import write_site
+    from easytune_lib.batch.runner import ROOT
+
+    pages = write_site(ROOT, options.to)
+    heaviest = max(page.stat().st_size for page in pages) / 1e6
+    print(f"{len(pages)} pages, the heaviest of {heaviest:.1f} MB: {pages[0]}")
+    return 0
 
 
 def _sweep(options: argparse.Namespace) -> int:

@@ -118,9 +118,10 @@ def _execute(job: Job, report: Callable[[CellStarted], None]) -> str:
     """Run the notebook; returns what went wrong."""
     import papermill
     from nbclient.exceptions import DeadKernelError
-    from nbconvert import HTMLExporter
     from papermill.engines import NBClientEngine, papermill_engines
     from papermill.exceptions import PapermillExecutionError
+
+    from easytune_lib.batch.page import page
 
     class Reporting(NBClientEngine):
         """papermill's engine, which also says which cell it is at."""
@@ -159,8 +160,7 @@ def _execute(job: Job, report: Callable[[CellStarted], None]) -> str:
         return _plain(f"{error.ename}: {error.evalue}")
     except DeadKernelError:
         return "the kernel died; the system may have ended it for want of memory"
-    page, _ = HTMLExporter(embed_images=True).from_notebook_node(executed)
-    job.output.with_suffix(".html").write_text(page)
+    job.output.with_suffix(".html").write_text(page(executed))
     return ""
 
 
