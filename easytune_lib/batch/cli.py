@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +53,37 @@ def _parser() -> argparse.ArgumentParser:
         "--inplace", action="store_true", help="store the outputs in the notebook itself"
     )
     run.set_defaults(run=_run)
+
+    html = commands.add_parser("html", help="export all notebooks as pages that need no network")
+    html.add_argument("--to", type=Path, default=Path("outputs/site"), help="default: %(default)s")
+    html.set_defaults(run=_html)
+
+    sweep = commands.add_parser(
+        "sweep", help="run one notebook under many parameters, and choose the best"
+    )
+    sweep.add_argument("what", metavar="NOTEBOOK|FILE", help="a notebook's name, or a sweep file")
+    sweep.add_argument(
+        "--grid", action="append", default=[], metavar="NAME=VALUE,VALUE",
+        help="vary a parameter; may be repeated",
+    )  # fmt: skip
+    sweep.add_argument("--seeds", type=_positive, default=0, help="vary seed: 0, 1, ...")
+    sweep.add_argument(
+        "-p", nargs=2, action="append", default=[], dest="given", metavar=("NAME", "VALUE"),
+        help="set a parameter for all jobs; may be repeated",
+    )  # fmt: skip
+    sweep.add_argument("--choose", default="", help="of this parameter the best value is taken")
+    sweep.add_argument("--lowest", default="", metavar="METRIC", help="less of it is better")
+    sweep.add_argument("--highest", default="", metavar="METRIC", help="more of it is better")
+    sweep.add_argument("--name", help="of the folder in outputs/sweeps; default: the notebook's")
+    sweep.add_argument("--on", choices=("local", "slurm"), default="local")
+    sweep.add_argument("--workers", type=_positive, default=0, help="jobs at a time")
+    sweep.add_argument("--threads", type=_positive, default=1, help="slurm: cores a job")
+    sweep.add_argument("--partition", help="slurm")
+    sweep.add_argument("--gpus", type=int, default=0, help="slurm: GPUs a job")
+    sweep.add_argument("--minutes", type=_positive, default=120, help="slurm: limit of a job")
+    sweep.add_argument("--record", action="store_true", help="write its record into runs, too")
+    _add_size(sweep)
+    sweep.set_defaults(run=_sweep)
 
     data = commands.add_parser("data", help="look at a data set")
     data_commands = data.add_subparsers(required=True, metavar="COMMAND")
@@ -168,6 +200,68 @@ def _run(options: argparse.Namespace) -> int:
     return run_notebook(
         options.notebook, options.given, options.size, options.force, options.inplace
     )
+
+
+def _html(options: argparse.Namespace) -> int:
+    from easytune_lib.batch.page import write_site
+    from easytune_lib.batch.runner import ROOT
+
+    pages = write_site(ROOT, options.to)
+    heaviest = max(page.stat().st_size for page in pages) / 1e6
+    print(f"{len(pages)} pages, the heaviest of {heaviest:.1f} MB: {pages[0]}")
+    return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from easytune_lib.batch import sweep as sweeps
+    from easytune_lib.batch.notebook import parameters_of, read_notebook
+    from easytune_lib.batch.progress import SweepTable
+    from easytune_lib.batch.runner import ROOT, find_notebooks
+
+    if Path(options.what).suffix in (".yaml", ".yml"):
+        sweep = sweeps.Sweep.read(Path(options.what), ROOT)
+        name = options.name or Path(options.what).stem
+    else:
+        path = find_notebooks([options.what], ROOT)[0]
+        declared = parameters_of(read_notebook(path))
+        grid = sweeps.with_seeds(sweeps.grid_of(options.grid, declared), options.seeds)
+        known = {parameter.name: parameter for parameter in declared}
+        content = {
+            "notebook": path.stem, "size": options.size, "grid": grid, "choose": options.choose,
+            "given": {n: known[n].parse(v) if n in known else v for n, v in options.given},
+            "by": options.lowest or options.highest, "highest": bool(options.highest),
+        }  # fmt: skip
+        sweep, name = sweeps.Sweep.checked(content, ROOT), options.name or path.stem
+    folder = sweeps.folder_of(name, ROOT)
+    jobs = sweeps.jobs_of(sweep, folder, ROOT)
+    sweep.write(folder / "sweep.yaml")
+    shown, began = SweepTable(), time.perf_counter()
+    if options.on == "local":
+        states = sweeps.perform_all(jobs, shown, options.workers, options.force)
+    else:
+        cluster = {"slurm_partition": options.partition} if options.partition else {}
+        if options.workers:
+            cluster["slurm_array_parallelism"] = options.workers
+        handed = sweeps.submit_all(
+            jobs, folder, options.on, options.threads, gpus_per_node=options.gpus,
+            timeout_min=options.minutes, **cluster,
+        )  # fmt: skip
+        shown.say(f"{len(handed)} jobs are handed over; Ctrl-C ends the watching, not the jobs")
+        states = sweeps.watch(jobs, shown)
+    wall, again = time.perf_counter() - began, time.perf_counter()
+    states = [job.state() for job in jobs]
+    again = time.perf_counter() - again
+    for file in sweeps.write_results(sweeps.tidy(jobs, states), folder):
+        shown.say(f"Results: {file.relative_to(ROOT)}")
+    record = sweeps.record_of(sweep, jobs, states, wall, again)
+    shown.chosen(record.tables["best"], sweep.choose, sweep.by)
+    places = [folder, *([ROOT / "runs"] if options.record else [])]
+    for place in places:
+        shown.say(f"Record: {record.save(place).relative_to(ROOT)}")
+    others = {state.library for state in states if state.state == "done"}
+    if len(others) > 1:
+        shown.say("Some jobs were done with another version of the library: --force does all again")
+    return int(any(state.state == "failed" for state in states))
 
 
 def _check(options: argparse.Namespace) -> int:

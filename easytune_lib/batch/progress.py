@@ -2,11 +2,16 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from io import TextIOBase
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from easytune_lib.batch.worker import CellStarted, Finished
+
+if TYPE_CHECKING:
+    from easytune_lib.batch.sweep import State, SweepJob
 
 
 def spell(seconds: float) -> str:
@@ -42,6 +47,17 @@ class Ticker:
             self._write(f"\r\x1b[K{text[:100]}")
         elif urgent or time.monotonic() - self._said > self._every:
             self._write(text + "\n")
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A closing table; numbers are aligned right."""
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        self.say("")
+        for row in (head, ["-" * width for width in widths], *rows):
+            cells = [
+                text.rjust(width) if 0 < i < len(row) - 1 else text.ljust(width)
+                for i, (text, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            self.say("  ".join(cells).rstrip())
 
     def _write(self, text: str) -> None:
         self._said = time.monotonic()
@@ -90,17 +106,6 @@ class Progress(Ticker):
         self._known.append(seconds)
         self.say(f"[{self._number}/{self._total}] {name}: done before, in {spell(seconds)}")
 
-    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A closing table; numbers are aligned right."""
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        self.say("")
-        for row in (head, ["-" * width for width in widths], *rows):
-            cells = [
-                text.rjust(width) if 0 < i < len(row) - 1 else text.ljust(width)
-                for i, (text, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            self.say("  ".join(cells).rstrip())
-
     def _eta(self, spent: float) -> str:
         """Time left for all notebooks; one that was never run is taken for an average one."""
         if not self._known:
@@ -110,3 +115,58 @@ class Progress(Ticker):
             average if s is None else s for s in (self._current, *self._waiting.values())
         )
         return f", about {spell(max(current - spent, 0.0) + sum(rest))} left"
+
+
+class SweepTable(Ticker):
+    """How the jobs of a sweep stand: drawn over on a terminal, a line a change in a log."""
+
+    def __init__(self, stream: TextIOBase | None = None, most: int = 20):
+        super().__init__(stream)
+        self._most, self._drawn = most, 0
+        self._before: dict[str, str] = {}
+
+    def __call__(
+        self, jobs: Sequence["SweepJob"], states: Sequence["State"], left: float | None
+    ) -> None:
+        """Show all; those that run first, and no more than fit."""
+        counts = Counter(state.state for state in states)
+        summary = ", ".join(f"{counts[name]} {name}" for name in sorted(counts))
+        eta = f", about {spell(left)} left" if left else ""
+        if not self._terminal:
+            for job, state in zip(jobs, states, strict=True):
+                if self._before.get(job.folder.name, "waiting") != state.state:
+                    what = " ".join(f"{k}={v}" for k, v in job.varied.items())
+                    rest = f": {state.note}" if state.state == "failed" else ""
+                    self.say(f"{what}: {state.state}{rest} ({summary}{eta})")
+                self._before[job.folder.name] = state.state
+            return
+        from easytune_lib.batch.sweep import table
+
+        rank = {"running": 0, "failed": 1, "waiting": 2, "done": 3}
+        rows = sorted(table(jobs, states), key=lambda row: rank[row["state"]])[: self._most]
+        lines = [summary + eta]
+        lines += ["  " + "  ".join(filter(None, row.values())) for row in rows]
+        if len(states) > len(rows):
+            lines.append(f"  and {len(states) - len(rows)} more")
+        up = f"\x1b[{self._drawn}A" if self._drawn else ""
+        self._write(up + "".join(f"\r\x1b[K{line[:110]}\n" for line in lines) + "\x1b[J")
+        self._drawn = len(lines)
+
+    def chosen(self, rows: Sequence[dict[str, Any]], choose: str, by: str) -> None:
+        """The best of each combination, with intervals where there are several seeds."""
+        if not rows:
+            return
+        ends = tuple(f"{name}{end}" for name in rows[0] for end in ("_low", "_high"))
+        names = [name for name in rows[0] if name not in ends]
+
+        def text(row: dict[str, Any], name: str) -> str:
+            value, low = row.get(name, ""), row.get(f"{name}_low")
+            if isinstance(value, float):
+                value = f"{value:.4g}"
+                if low is not None:
+                    value += f" [{low:.4g}, {row[f'{name}_high']:.4g}]"
+            return str(value)
+
+        how = f"; {choose} is the one with the best {by}" if choose else ""
+        self.say(f"Means over seeds, with 95 % intervals{how}")
+        self.table(names, [[text(row, name) for name in names] for row in rows])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from easytune_lib.batch.notebook import Scalar
+from easytune_lib.beacon import PLACE
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Job:
     parameters: Mapping[str, Scalar]
     output: Path  # the executed notebook; beside it, with suffix .html, a page of it
     log: Path  # what the process and its kernel say outside of cells
+    threads: int = 0  # of the kernel; 0: OMP_NUM_THREADS, or as many as there are cores
+    beacon: Path | None = None  # where what is run tells how far it is
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,10 @@ def _work(job: Job, events: Connection) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+    if job.threads:
+        os.environ["OMP_NUM_THREADS"] = str(job.threads)
+    if job.beacon is not None:
+        os.environ[PLACE] = str(job.beacon)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not the user's
     os.environ["IPYTHONDIR"] = str(job.log.parent / ".ipython")  # nor the user's start-up files
 
@@ -111,9 +118,10 @@ def _execute(job: Job, report: Callable[[CellStarted], None]) -> str:
     """Run the notebook; returns what went wrong."""
     import papermill
     from nbclient.exceptions import DeadKernelError
-    from nbconvert import HTMLExporter
     from papermill.engines import NBClientEngine, papermill_engines
     from papermill.exceptions import PapermillExecutionError
+
+    from easytune_lib.batch.page import page
 
     class Reporting(NBClientEngine):
         """papermill's engine, which also says which cell it is at."""
@@ -152,8 +160,7 @@ def _execute(job: Job, report: Callable[[CellStarted], None]) -> str:
         return _plain(f"{error.ename}: {error.evalue}")
     except DeadKernelError:
         return "the kernel died; the system may have ended it for want of memory"
-    page, _ = HTMLExporter(embed_images=True).from_notebook_node(executed)
-    job.output.with_suffix(".html").write_text(page)
+    job.output.with_suffix(".html").write_text(page(executed))
     return ""
 
 

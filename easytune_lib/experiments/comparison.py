@@ -19,6 +19,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from easytune_lib.analysis.cost import measure
+from easytune_lib.beacon import tell
 from easytune_lib.checkpoints import fit, read_checkpoint
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.finetune.loop import (
@@ -346,8 +347,8 @@ def _record(run: Run, scratch: Path) -> RunRecord | None:
 
 def _work(run: Run, scratch: Path) -> None:
     torch.set_num_threads(1)
-    for _ in tuned(open_workbench(run.base, run.n_steps, reward=run.reward), run, scratch):
-        pass
+    for at in tuned(open_workbench(run.base, run.n_steps, reward=run.reward), run, scratch):
+        tell(at.fraction, reward=at.reward, updates=at.updates)
 
 
 def score_rows(planned: Sequence[Run], records: Sequence[RunRecord]) -> list[dict[str, Any]]:
