@@ -5,12 +5,10 @@ has ended well, and only then noted as done. What is done is skipped until code,
 weights change.
 """
 
-import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from easytune_lib.batch.notebook import (
 )
 from easytune_lib.batch.progress import Progress
 from easytune_lib.batch.worker import Finished, Job, run
+from easytune_lib.storage import alone
 
 SIZES = ("laptop", "full", "paper")
 LIBRARY = Path(__file__).parents[1]
@@ -283,24 +282,6 @@ def _parameters(path: Path, notebook: Notebook) -> tuple[Any, ...]:
         return parameters_of(notebook)
     except (ValueError, SyntaxError) as error:
         raise ValueError(f"{path.name}: {error}") from error
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process alone; a kill lets go of it.
-
-    Raises:
-        ValueError: Another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(
-                f"another run is at work in {folder}: wait for it, or end it"
-            ) from error
-        yield
 
 
 def _row(task: Task, result: Result | None) -> tuple[str, ...]:
