@@ -130,9 +130,9 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure what training costs, and write a record")
     bench.add_argument(
-        "what", nargs="?", choices=("tuning", "reward", "buckets"), default="tuning",
-        help="fine-tuning; reward training; or what length buckets change in a trained reward; "
-        "default: %(default)s",
+        "what", nargs="?", choices=("tuning", "reward", "buckets", "backbones"), default="tuning",
+        help="fine-tuning; reward training; what length buckets change in a trained reward; or a "
+        "denoising step of each backbone at its published size; default: %(default)s",
     )  # fmt: skip
     bench.add_argument("--quick", action="store_true", help="see that it works; writes to outputs")
     bench.set_defaults(run=_bench)
@@ -217,6 +217,7 @@ def _get(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     from easytune_lib.batch import bench as tuning
+    from easytune_lib.batch import bench_backbones as backbones
     from easytune_lib.batch import bench_reward as reward
     from easytune_lib.batch.runner import ROOT
 
@@ -231,6 +232,12 @@ def _bench(options: argparse.Namespace) -> int:
             reward.QUICK_LEARNING,
             reward.LearningSize(),
             reward.table,
+        ),
+        "backbones": (
+            backbones.bench_backbones,
+            backbones.QUICK_BACKBONES,
+            backbones.BackboneSize(),
+            backbones.table,
         ),
     }[options.what]
     record = measure(quick if options.quick else full, say)
