@@ -11,8 +11,6 @@ from easytune_lib import __version__
 if TYPE_CHECKING:
     from easytune_lib.training import TrainingStep
 
-SIZES = ("laptop", "full", "paper")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns 0, 1 (something failed), 2 (misuse) or 130 (interrupted)."""
@@ -144,8 +142,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--size", choices=SIZES, default="laptop",
-        help="laptop: the defaults; others: notebooks/parameters/SIZE; default: %(default)s",
+        "--size", default="laptop",
+        help="laptop: the defaults; full, paper, paper/mdm-kit and the like: those of the folder "
+        "notebooks/parameters/SIZE; default: %(default)s",
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="run what is done, too")
 

@@ -14,13 +14,14 @@ ALL = [
     "MDM (decoder, DistilBERT)", "MotionDiffuse",
 ]  # fmt: skip
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benches, "NARROW", {"dim": 32})
 
 
-@pytest.mark.slow
 def test_every_backbone_is_timed_and_held_against_its_marks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
