@@ -134,7 +134,7 @@ def train_base(
         plan = TrainingPlan(kind, steps or preset, lr=1e-3, seed=seed, weight_decay=1e-4)
     elif kind == "motiondiffuse":
         network, objective = _motiondiffuse(stats, roles.base, table, seed)
-        plan = TrainingPlan(kind, steps or 4000, lr=1e-3, seed=seed)
+        plan = TrainingPlan(kind, steps or 1600, lr=1e-3, seed=seed, fall=max(2600, steps or 0))
     elif kind == "motionlcm":
         vae, teacher = (
             load_network(known, out / f"{name}.safetensors")
@@ -205,11 +205,12 @@ def _motiondiffuse(
 ) -> tuple[MotionDiffuse, Objective]:
     network = _fresh(
         lambda: MotionDiffuse(
-            stats.mean.tolist(), stats.std.tolist(), dim=128, layers=3, heads=4, ff=256,
-            text_dim=128, text_layers=1, text_ff=256, clip_dim=384,
+            stats.mean.tolist(), stats.std.tolist(), dim=128, layers=4, heads=4, ff=256,
+            text_dim=128, text_layers=1, text_ff=256, clip_dim=384, bypass=True,
         ), seed,
     )  # fmt: skip
-    return network, _feature_objective(network, clips, table, 32, drop=0.0)
+    nn.init.zeros_(network.out.weight)
+    return network, _feature_objective(network, clips, table, 32, even=True, buckets=4)
 
 
 def _feature_objective(
@@ -217,17 +218,18 @@ def _feature_objective(
     clips: Sequence[Clip],
     table: CaptionTable,
     batch_size: int,
-    drop: float = 0.1,
+    even: bool = False,
+    buckets: int = 1,
 ) -> Objective:
-    """To denoise normalised features; ``drop`` as of :func:`denoising_loss`."""
-    no_text, draw = table([""]), draw_balanced(clips, batch_size, MAX_FRAMES)
+    """To denoise normalised features; ``even`` as of :func:`denoising_loss`."""
+    no_text, draw = table([""]), draw_balanced(clips, batch_size, MAX_FRAMES, buckets)
     schedule = network.diffusion(no_text).schedule
 
     def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = draw(rng)
         asked = Prompts(table(batch.texts), batch.lengths)
         x0 = network.normalise(batch.features, asked)
-        return denoising_loss(network, schedule, x0, asked, no_text, rng, drop), {}
+        return denoising_loss(network, schedule, x0, asked, no_text, rng, even=even), {}
 
     return objective
 

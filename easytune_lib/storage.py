@@ -1,9 +1,11 @@
 """Files that are either whole or absent: every artifact is written beside its place and renamed."""
 
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,3 +85,25 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor
         state.setdefault(int(index), {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+@contextmanager
+def alone(folder: Path, what: str = "run") -> Iterator[None]:
+    """Hold ``folder`` for this process alone; a kill lets go of it.
+
+    Args:
+        folder: It is made where it is not there.
+        what: Names in an error who else may be at work.
+
+    Raises:
+        ValueError: Another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"another {what} is at work in {folder}: wait for it, or end it"
+            ) from error
+        yield

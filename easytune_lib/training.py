@@ -43,10 +43,11 @@ class TrainingPlan:
     save_every: int = 200  # steps between checkpoints
     buckets: int = 1  # what the objective was told, so that no run goes on under other settings
     precision: Precision = "float32"  # likewise
+    fall: int = 0  # steps that the cosine is laid out for, where a run ends before; 0: ``steps``
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step ``step``, counted from 0."""
-        cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        cosine = 0.5 * (1 + math.cos(math.pi * step / (self.fall or self.steps)))
         return self.lr * min(1.0, (step + 1) / self.warmup) * (0.99 * cosine + 0.01)
 
 

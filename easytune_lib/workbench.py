@@ -23,9 +23,9 @@ from easytune_lib.models.mld import VAE, GuidedDenoiser, LatentDenoiser, mld, mo
 from easytune_lib.models.official.motiondiffuse import MotionDiffuse
 from easytune_lib.motion.features import to_motion
 from easytune_lib.motion.motion import Motion
-from easytune_lib.motion.skeleton import HUMANML3D
+from easytune_lib.motion.skeleton import HUMANML3D, Skeleton, skeleton_of
 from easytune_lib.protocols import Prompts, Reward, TextFeatures
-from easytune_lib.recipes import REWARDS, VAES, RewardNoise, load_network
+from easytune_lib.recipes import MAX_FRAMES, REWARDS, VAES, RewardNoise, load_network
 from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.seeding import stream
@@ -82,6 +82,11 @@ class Workbench:
     prompts: dict[str, PromptSet]  # finetune, validation, test, unseen
     references: dict[str, Reference]  # real motion of validation, test and unseen, as judged
     ceilings: dict[str, dict[str, Tensor]]  # "real" and "VAE": the judge's embeddings of each split
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """Of all its motions: HumanML3D's, or KIT's where the networks were trained on that."""
+        return self.judge.skeleton
 
 
 def open_workbench(
@@ -164,12 +169,17 @@ def weights_digest(base: str, weights: Path = WEIGHTS, reward: RewardNoise = "fe
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def ask(texts: Sequence[str], seconds: float | Sequence[float] = 5.0) -> Prompts:
+def ask(
+    texts: Sequence[str],
+    seconds: float | Sequence[float] = 5.0,
+    skeleton: Skeleton = HUMANML3D,
+) -> Prompts:
     """Prompts of your own; lengths are rounded to the unit of 4 frames.
 
     Args:
         texts: Captions, in English.
-        seconds: Length of the motions, 1 to 6.4 s, one for all or one each.
+        seconds: Length of the motions, 1 to 6.4 s (KIT: 10.24 s), one for all or one each.
+        skeleton: Says how long a frame lasts: ``bench.skeleton``.
 
     Raises:
         ValueError: There are no captions, or a lone string; lengths are too few, too many or
@@ -178,16 +188,22 @@ def ask(texts: Sequence[str], seconds: float | Sequence[float] = 5.0) -> Prompts
     wanted = [seconds] * len(texts) if isinstance(seconds, int | float) else list(seconds)
     if len(wanted) != len(texts):
         raise ValueError(f"{len(texts)} captions need as many lengths, got {len(wanted)}")
-    if bad := [s for s in wanted if not 1 <= s <= 6.4]:
-        raise ValueError(f"motions are 1 to 6.4 s long, got {bad}")
-    frames = torch.tensor([round(s * HUMANML3D.fps / 4) * 4 for s in wanted])
+    longest = MAX_FRAMES / skeleton.fps
+    if bad := [s for s in wanted if not 1 <= s <= longest]:
+        raise ValueError(f"motions are 1 to {longest:g} s long, got {bad}")
+    frames = torch.tensor([round(s * skeleton.fps / 4) * 4 for s in wanted])
     return Prompts(CachedEncoder(MiniLM()).encode(texts), frames)
 
 
 def motions_of(features: Float[Tensor, "batch frames features"], prompts: Prompts) -> list[Motion]:
-    """Features as motions that can be looked at, each cut to its length."""
+    """Features as motions that can be looked at, each cut to its length.
+
+    Raises:
+        ValueError: They are neither HumanML3D's nor KIT's.
+    """
+    skeleton = skeleton_of(features.shape[2])
     return [
-        to_motion(row[:length], HUMANML3D, text)
+        to_motion(row[:length], skeleton, text)
         for row, length, text in zip(features, prompts.lengths.tolist(), prompts.texts, strict=True)
     ]
 

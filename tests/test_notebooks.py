@@ -12,6 +12,8 @@ from easytune_lib.batch.notebook import (
     read_settings,
     staleness,
 )
+from easytune_lib.batch.runner import sizes
+from easytune_lib.experiments.backbones import Backbone, six_backbones
 
 ROOT = Path(__file__).parents[1]
 SEVEN = (
@@ -24,7 +26,7 @@ SEVEN = (
     "06_motion_visualization",
 )
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SETTINGS = sorted((ROOT / "notebooks" / "parameters").glob("*/*.yaml"))
+SETTINGS = sorted((ROOT / "notebooks" / "parameters").glob("**/*.yaml"))
 
 each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
@@ -67,4 +69,17 @@ def test_settings_belong_to_a_notebook_and_fit_its_parameters(path: Path):
     notebook = ROOT / "notebooks" / f"{path.stem}.ipynb"
     values = read_settings(path, parameters_of(read_notebook(notebook)))
     assert values, f"{path} sets nothing: remove it"
-    assert path.parent.name in ("full", "paper")
+    assert path.relative_to(ROOT / "notebooks" / "parameters").parts[0] in ("full", "paper")
+
+
+@pytest.mark.parametrize("data", ["humanml3d", "kit"])
+@pytest.mark.parametrize("backbone", six_backbones(), ids=lambda each: each.name)
+def test_each_backbone_has_the_paper_s_parameters_for_both_sets(backbone: Backbone, data: str):
+    """And each is found under its own name, with its own number of steps."""
+    folder = f"{backbone.name.lower().replace('++', 'pp')}-{data}"
+    path = ROOT / "notebooks" / "parameters" / "paper" / folder / "13_six_backbones.yaml"
+    notebook = read_notebook(ROOT / "notebooks" / "13_six_backbones.ipynb")
+    values = read_settings(path, parameters_of(notebook))
+    assert values["names"] == backbone.name and str(values["weights"]).endswith(data)
+    assert values["lr"] == 1e-5 and values["batch_size"] == 256
+    assert "Not stated:" in path.read_text() and f"paper/{folder}" in sizes(ROOT)

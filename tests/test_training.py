@@ -166,6 +166,12 @@ def test_learning_rate_warms_up_and_decays_to_a_hundredth():
     assert all(a > b for a, b in pairwise(rates[9:]))
 
 
+def test_a_run_may_end_before_its_rate_has_fallen():
+    whole = TrainingPlan("a", steps=1000, lr=2.0)
+    short = TrainingPlan("a", steps=600, lr=2.0, fall=1000)
+    assert [short.lr_at(i) for i in range(600)] == [whole.lr_at(i) for i in range(600)]
+
+
 def test_time_to_go_goes_by_the_pace_so_far():
     network = _network()
     step = next(train(network, _objective(network, 0.02), PLAN))

@@ -12,8 +12,6 @@ from easytune_lib import __version__
 if TYPE_CHECKING:
     from easytune_lib.training import TrainingStep
 
-SIZES = ("laptop", "full", "paper")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns 0, 1 (something failed), 2 (misuse) or 130 (interrupted)."""
@@ -162,9 +160,9 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure what training costs, and write a record")
     bench.add_argument(
-        "what", nargs="?", choices=("tuning", "reward", "buckets"), default="tuning",
-        help="fine-tuning; reward training; or what length buckets change in a trained reward; "
-        "default: %(default)s",
+        "what", nargs="?", choices=("tuning", "reward", "buckets", "backbones"), default="tuning",
+        help="fine-tuning; reward training; what length buckets change in a trained reward; or a "
+        "denoising step of each backbone at its published size; default: %(default)s",
     )  # fmt: skip
     bench.add_argument("--quick", action="store_true", help="see that it works; writes to outputs")
     bench.set_defaults(run=_bench)
@@ -176,8 +174,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--size", choices=SIZES, default="laptop",
-        help="laptop: the defaults; others: notebooks/parameters/SIZE; default: %(default)s",
+        "--size", default="laptop",
+        help="laptop: the defaults; full, paper, paper/mdm-kit and the like: those of the folder "
+        "notebooks/parameters/SIZE; default: %(default)s",
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="run what is done, too")
 
@@ -311,6 +310,7 @@ def _get(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     from easytune_lib.batch import bench as tuning
+    from easytune_lib.batch import bench_backbones as backbones
     from easytune_lib.batch import bench_reward as reward
     from easytune_lib.batch.runner import ROOT
 
@@ -325,6 +325,12 @@ def _bench(options: argparse.Namespace) -> int:
             reward.QUICK_LEARNING,
             reward.LearningSize(),
             reward.table,
+        ),
+        "backbones": (
+            backbones.bench_backbones,
+            backbones.QUICK_BACKBONES,
+            backbones.BackboneSize(),
+            backbones.table,
         ),
     }[options.what]
     record = measure(quick if options.quick else full, say)

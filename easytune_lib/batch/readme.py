@@ -34,6 +34,7 @@ FIGURES = {  # a notebook's main figure
     "13_six_backbones": "full/six_backbones",
     "14_cost_and_scaling": "full/quality_memory_r1",
     "15_theory": "full/theory_mld_early",
+    "16_bring_your_own": "bring_your_own_gradients",
 }
 NETWORKS = {
     "mdm": "MDM-like denoiser in feature space",
@@ -43,6 +44,7 @@ NETWORKS = {
     "mldpp_vae": "VAE of eight latents, for MLD++",
     "mldpp": "MLD++-like latent denoiser",
     "motionlcm": "MotionLCM, distilled from the MLD-like denoiser",
+    "motiondiffuse": "MotionDiffuse, narrow, in feature space",
     "spm": "reward (SPM), noise on features",
     "spm_latent": "reward, noise on latents",
     "spm_clean": "reward, no noise",

@@ -5,12 +5,10 @@ has ended well, and only then noted as done. What is done is skipped until code,
 weights change.
 """
 
-import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +27,8 @@ from easytune_lib.batch.notebook import (
 )
 from easytune_lib.batch.progress import Progress
 from easytune_lib.batch.worker import Finished, Job, run
+from easytune_lib.storage import alone
 
-SIZES = ("laptop", "full", "paper")
 LIBRARY = Path(__file__).parents[1]
 ROOT = LIBRARY.parent
 
@@ -78,8 +76,9 @@ def reproduce(
     """Run all notebooks that are not done, and write ``figures/index.html``.
 
     Args:
-        size: ``laptop`` takes the notebooks' defaults, ``full`` and ``paper`` their YAML
-            files in ``notebooks/parameters/<size>``, where there is one.
+        size: ``laptop`` takes the notebooks' defaults, others such as ``full`` or
+            ``paper/mdm-kit`` their YAML files in ``notebooks/parameters/<size>``, where there
+            is one.
         force: Run also what is done; what notebooks keep of single runs in the folder that
             their parameter ``scratch`` names is moved aside, not removed.
         only: Names of notebooks, or beginnings of names; all where empty.
@@ -171,13 +170,20 @@ def find_notebooks(names: Sequence[str], root: Path) -> list[Path]:
     return sorted(set(found)) if names else paths
 
 
+def sizes(root: Path) -> tuple[str, ...]:
+    """What ``size`` may be: ``laptop``, and each folder of parameters."""
+    top = root / "notebooks" / "parameters"
+    folders = {file.parent.relative_to(top).as_posix() for file in top.glob("**/*.yaml")}
+    return ("laptop", *sorted(folders))
+
+
 def plan(path: Path, size: str, given: Mapping[str, Scalar], root: Path, around: str) -> Task:
     """What is to be run for a notebook of this size, with these parameters changed.
 
     ``around`` is the digest of all that the result depends on beside the notebook.
     """
-    if size not in SIZES:
-        raise ValueError(f"size is one of {', '.join(SIZES)}, got {size!r}")
+    if size not in sizes(root):
+        raise ValueError(f"size is one of {', '.join(sizes(root))}, got {size!r}")
     notebook = read_notebook(path)
     declared = _parameters(path, notebook)
     settings = root / "notebooks" / "parameters" / size / f"{path.stem}.yaml"
@@ -283,24 +289,6 @@ def _parameters(path: Path, notebook: Notebook) -> tuple[Any, ...]:
         return parameters_of(notebook)
     except (ValueError, SyntaxError) as error:
         raise ValueError(f"{path.name}: {error}") from error
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process alone; a kill lets go of it.
-
-    Raises:
-        ValueError: Another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(
-                f"another run is at work in {folder}: wait for it, or end it"
-            ) from error
-        yield
 
 
 def _row(task: Task, result: Result | None) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from easytune_lib.batch.downloads import download, verify
 from easytune_lib.batch.progress import Ticker, spell
+from easytune_lib.storage import alone
 from easytune_lib.text.encoders import PUBLISHED
 from easytune_lib.text.hub import fetch_text_model
 
@@ -201,7 +202,8 @@ def get(name: str, to: Path, ticker: Ticker) -> bool:
         ticker: Is told the licence first, then the progress, then the next command.
 
     Raises:
-        ValueError: There is no such item, or it could not be fetched; see :func:`download`.
+        ValueError: There is no such item, it could not be fetched (see :func:`download`), or
+            another process is fetching it into the same folder.
     """
     item = find(name)
     ticker.say(f"{name}: {item.what}")
@@ -219,11 +221,13 @@ def get(name: str, to: Path, ticker: Ticker) -> bool:
         there = bool(found)
     elif item.how == "hub":
         encoder = PUBLISHED[item.encoder]
-        fetch_text_model(encoder.hub, dense=encoder.options.get("dense", ""), to=to)
+        with alone(to, "download"):
+            fetch_text_model(encoder.hub, dense=encoder.options.get("dense", ""), to=to)
         there = True
     else:
-        for file, url in item.urls.items():
-            _fetch(url, to / file, item.checksum, ticker)
+        with alone(to, "download"):
+            for file, url in item.urls.items():
+                _fetch(url, to / file, item.checksum, ticker)
         there = True
     ticker.say(f"{'next' if there else 'then'}: {item.next_step(to)}")
     return there

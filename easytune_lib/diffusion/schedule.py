@@ -32,6 +32,12 @@ class NoiseSchedule:
         return cls(alpha_bar, clean=float(alpha_bar[0]))
 
     @classmethod
+    def linear(cls, train_steps: int = 1000) -> "NoiseSchedule":
+        """MotionDiffuse's: Ho et al. (2020), section 4: beta is linear, .0001 to .02."""
+        beta = torch.linspace(1e-4, 0.02, train_steps, dtype=torch.float64)
+        return cls(torch.cumprod(1 - beta, 0))
+
+    @classmethod
     def cosine(cls, train_steps: int = 1000) -> "NoiseSchedule":
         """MDM's: Nichol & Dhariwal (2021), Eq. 17, beta capped at .999."""
 

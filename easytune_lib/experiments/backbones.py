@@ -1,12 +1,23 @@
 """EasyTune and DRaFT on every kind of backbone, at one budget each: the paper's Figure 1(b)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from easytune_lib.experiments.comparison import cost_rows, summary
+from easytune_lib.experiments.comparison import Run, best_rates, cost_rows, summary
 from easytune_lib.finetune.methods import DRaFT, EasyTune
+from easytune_lib.records import RunRecord
 from easytune_lib.workbench import Base, Workbench
+
+RATES = (1e-5, 5e-5, 2e-4, 5e-4)
+"""Learning rates that are tried on validation prompts, for each backbone and method."""
+
+FALLBACK = 1e-4
+"""The rate of a method for which none was chosen."""
+
+RATE_SEED = 1000
+"""Training seed of that search, which is never reported."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,66 @@ def six_backbones(n_steps: int = 50) -> tuple[Backbone, ...]:
         Backbone("MDM", "mdm", n_steps, step, last),
         Backbone("MotionDiffuse", "motiondiffuse", n_steps, state, last),
     )
+
+
+def runs_of(
+    backbone: Backbone,
+    bench: Workbench,
+    rates: Mapping[str, float],
+    seeds: Sequence[int],
+    **options: Any,
+) -> list[Run]:
+    """Both methods, each at its rate, for each training seed; ``options`` are those of a run."""
+    return [
+        Run(backbone.base, bench.digest, label, method, rates[label], seed,
+            n_steps=backbone.n_steps, **options)
+        for seed in seeds
+        for label, method in backbone.methods.items()
+    ]  # fmt: skip
+
+
+def rate_search(backbone: Backbone, bench: Workbench, **options: Any) -> list[Run]:
+    """Both methods at each of :data:`RATES`, judged on validation prompts."""
+    asked = options | {"splits": ("validation",), "noise_seeds": 1, "prompts": 0}
+    return [
+        run
+        for rate in RATES
+        for run in runs_of(
+            backbone, bench, dict.fromkeys(backbone.methods, rate), [RATE_SEED], **asked
+        )
+    ]
+
+
+def chosen_rates(
+    backbone: Backbone, bench: Workbench, planned: Sequence[Run], records: Sequence[RunRecord]
+) -> RunRecord:
+    """The record of a search: of each method, the rate of the lowest MM-Dist.
+
+    Args:
+        backbone: Whose methods.
+        bench: Opened for it.
+        planned: Of :func:`rate_search`.
+        records: Theirs, in order.
+    """
+    best, tried = best_rates(planned, records)
+    spent = {"seconds": planned[0].seconds}
+    return RunRecord(
+        "backbone_rates", _key(backbone, bench), best, tables={"tried": tried}, machine=spent
+    )
+
+
+def recorded_rates(backbone: Backbone, bench: Workbench, runs: Path) -> dict[str, float]:
+    """The rates that were chosen for these weights, :data:`FALLBACK` where none was."""
+    found = RunRecord.find(runs, "backbone_rates", _key(backbone, bench))
+    return {
+        label: found.metrics.get(label, FALLBACK) if found else FALLBACK
+        for label in backbone.methods
+    }
+
+
+def _key(backbone: Backbone, bench: Workbench) -> dict[str, Any]:
+    """What a choice of rates holds for; not the number of steps, which a quick look changes."""
+    return {"backbone": backbone.name, "weights": bench.digest}
 
 
 def backbone_rows(

@@ -47,7 +47,7 @@ from easytune_lib.storage import (
     unpack_optimizer,
 )
 from easytune_lib.training import Precision
-from easytune_lib.workbench import Base, Workbench, ceiling, judged, open_workbench
+from easytune_lib.workbench import WEIGHTS, Base, Workbench, ceiling, judged, open_workbench
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ class Run:
     ema: float = 0.0  # the average of the weights that is judged forgets at this rate; 0 = none
     lora: int = 0  # rank of adapters on attention, which alone are tuned; 0 = all weights are
     precision: Precision = "float32"  # of matrix products; see bf16
+    guidance: float | None = None  # scale; None: the backbone's own
+    folder: str = ""  # of the weights, as `easytune train` writes it; "": those that are shipped
 
     def __post_init__(self) -> None:
         if (self.seconds > 0) == (self.updates > 0):
@@ -89,8 +91,11 @@ class Run:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """As recorded; an option of a run or a method is left out where it is off."""
-        given = asdict(self) | {"method": recorded(self.method)}
+        """As recorded; an option of a run or a method is left out where it is off.
+
+        Where weights lie is no part of it, since ``weights`` says which they are.
+        """
+        given = asdict(self) | {"method": recorded(self.method), "folder": ""}
         off = {f.name: f.default for f in fields(self) if f.kw_only}
         return {key: value for key, value in given.items() if off.get(key) != value}
 
@@ -347,7 +352,9 @@ def _record(run: Run, scratch: Path) -> RunRecord | None:
 
 def _work(run: Run, scratch: Path) -> None:
     torch.set_num_threads(1)
-    for at in tuned(open_workbench(run.base, run.n_steps, reward=run.reward), run, scratch):
+    folder = Path(run.folder) if run.folder else WEIGHTS
+    bench = open_workbench(run.base, run.n_steps, run.guidance, folder, run.reward)
+    for at in tuned(bench, run, scratch):
         tell(at.fraction, reward=at.reward, updates=at.updates)
 
 

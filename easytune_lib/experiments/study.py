@@ -32,7 +32,7 @@ from easytune_lib.metrics.judge import Judge
 from easytune_lib.metrics.report import embed_motions
 from easytune_lib.motion.features import to_motion
 from easytune_lib.motion.motion import Motion
-from easytune_lib.motion.skeleton import HUMANML3D
+from easytune_lib.motion.skeleton import skeleton_of
 from easytune_lib.protocols import Prompts, Reward
 from easytune_lib.seeding import numpy_stream, stream
 from easytune_lib.storage import load_tensors, save_tensors, write_atomic
@@ -97,7 +97,10 @@ class Study:
             int(self.lengths[pair]),
             self.on_the_left(rater, pair),
         )
-        of = [to_motion(motion[:length], HUMANML3D, text) for motion in self.motion[:, pair]]
+        of = [
+            to_motion(motion[:length], skeleton_of(motion.shape[1]), text)
+            for motion in self.motion[:, pair]
+        ]
         return of[left], of[1 - left]
 
     def verdict(self, vote: "Vote") -> str:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from easytune_lib.checkpoints import fit
 from easytune_lib.motion.corpus import Clip, MotionBatch
-from easytune_lib.motion.skeleton import HUMANML3D, KIT
+from easytune_lib.motion.skeleton import skeleton_of
 from easytune_lib.storage import load_tensors, save_tensors
 from easytune_lib.text.words import WordVectors
 from easytune_lib.training import Objective
@@ -65,13 +65,10 @@ class Judge(nn.Module):
         words: Words | None = None,
     ):
         super().__init__()
-        known = {skeleton.n_features: skeleton for skeleton in (HUMANML3D, KIT)}
-        if features not in known:
-            raise ValueError(f"features is one of {sorted(known)} numbers a frame, got {features}")
         self.config: dict[str, Any] = {
             "features": features, "embedding": embedding, "width": width, "dropout": dropout,
         }  # fmt: skip
-        self.skeleton = known[features]
+        self.skeleton = skeleton_of(features)
         self.words = words
         unread = {"rotations", "contacts"}
         columns = [

@@ -18,10 +18,13 @@ def denoising_loss(
     no_text: TextFeatures,
     rng: torch.Generator,
     drop: float = 0.1,
+    even: bool = False,
 ) -> Tensor:
     """Mean squared error of what the network predicts, over real frames only.
 
-    Captions are dropped with probability ``drop``, which guidance needs later.
+    Captions are dropped with probability ``drop``, which guidance needs later. ``even`` divides
+    the error of the noise by ``alpha_bar``: it then counts where little signal is left too, where
+    the plain error hardly sees what the motion will be ("SNR + 1" of Salimans & Ho, 2022).
     Source: Ho et al. (2020), Eq. 14; for x0, Tevet et al. (2023), Eq. 2.
     """
     batch = len(x0)
@@ -35,7 +38,10 @@ def denoising_loss(
     mask = prompts.mask[..., None].float() if framewise else torch.ones(batch, x0.shape[1], 1)
     output = denoiser(schedule.add_noise(x0, noise, t) * mask, t, asked)
     target = noise if denoiser.prediction == "epsilon" else x0
-    return ((output - target) ** 2 * mask).sum() / (mask.sum() * x0.shape[2])
+    error = (output - target) ** 2 * mask
+    if even:
+        error = error / schedule.alpha_bar[t].to(error)[:, None, None]
+    return error.sum() / (mask.sum() * x0.shape[2])
 
 
 def consistency_loss(

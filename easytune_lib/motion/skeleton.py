@@ -219,3 +219,15 @@ Sides are named as the released features take them (their face direction is draw
 joints called right here to those called left), and the rest pose as released, in which "right"
 points to +x. With a threshold of 0.05 mm² hardly any frame counts as ground contact.
 """
+
+
+def skeleton_of(features: int) -> Skeleton:
+    """The skeleton whose frames have so many features.
+
+    Raises:
+        ValueError: Neither has.
+    """
+    known = {skeleton.n_features: skeleton for skeleton in (HUMANML3D, KIT)}
+    if features not in known:
+        raise ValueError(f"features is one of {sorted(known)} numbers a frame, got {features}")
+    return known[features]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from easytune_lib import recipes
-from easytune_lib.batch import cli, runner
+from easytune_lib.batch import runner
 from easytune_lib.batch.cli import main
 from easytune_lib.training import TrainingStep
 
@@ -69,10 +69,12 @@ def test_reproduce_and_run_pass_on_what_they_are_given(monkeypatch: pytest.Monke
 def test_errors_are_one_line_and_misuse_is_2(capsys: pytest.CaptureFixture[str]):
     assert main(["run", "no_such_notebook"]) == 2
     assert main(["data", "check", "no/such/folder"]) == 2
+    assert main(["reproduce", "--size", "huge"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and all(line.startswith("error: ") for line in lines)
+    assert len(lines) == 3 and all(line.startswith("error: ") for line in lines)
+    assert "size is one of laptop, full, paper, paper/" in lines[2]
     with pytest.raises(SystemExit) as ended:
-        main(["reproduce", "--size", "huge"])
+        main(["reproduce", "--quickly"])
     assert ended.value.code == 2
 
 
@@ -174,7 +176,3 @@ def test_data_check_counts_and_fails_where_something_is_broken(tmp_path: Path, c
     assert main(["data", "check", str(tmp_path)]) == 1
     said = capsys.readouterr().out
     assert "1 clips usable" in said and "000002.npy" in said
-
-
-def test_sizes_are_those_of_the_runner():
-    assert cli.SIZES == runner.SIZES

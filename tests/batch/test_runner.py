@@ -246,9 +246,21 @@ def test_names_that_fit_none_or_several_are_refused(root: Path, name: str, messa
 def test_where_there_are_no_notebooks_it_says_so(tmp_path: Path):
     with pytest.raises(ValueError, match="there are no notebooks in"):
         reproduce(root=tmp_path)
-    with pytest.raises(ValueError, match="size is one of laptop, full, paper, got 'big'"):
+    folder = tmp_path / "notebooks" / "parameters" / "paper" / "mdm-kit"
+    folder.mkdir(parents=True)
+    (folder / "00_x.yaml").write_text("k: 4")
+    with pytest.raises(ValueError, match="size is one of laptop, paper/mdm-kit, got 'big'"):
         write(tmp_path, "00_x", notebook())
         reproduce("big", root=tmp_path)
+
+
+def test_a_folder_of_parameters_in_a_folder_is_a_size(kernel: Kernel, root: Path):
+    settings = root / "notebooks/parameters/paper/mdm-kit/01_second.yaml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("k: 9")
+    assert said(run_notebook, "01", size="paper/mdm-kit", root=root)[0] == 0
+    assert dict(kernel.jobs[-1].parameters) == {"k": 9}
+    assert (root / "outputs/paper/mdm-kit/01_second.ipynb").exists()
 
 
 def test_two_runs_never_share_a_folder(kernel: Kernel, root: Path):

@@ -10,6 +10,7 @@ from file_server import FileServer, serving
 from easytune_lib.batch import doctor, weights
 from easytune_lib.batch.cli import main
 from easytune_lib.batch.weights import ITEMS, Item, find
+from easytune_lib.storage import alone
 from easytune_lib.text.encoders import PUBLISHED
 
 CONTENT = b"weights" * 1000
@@ -82,7 +83,8 @@ def test_get_goes_on_where_it_was_cut(server: FileServer, tmp_path: Path, capsys
 def test_wrong_bytes_are_one_line_and_leave_nothing(server: FileServer, tmp_path: Path, capsys):
     assert main(["weights", "get", "wrong", "--to", str(tmp_path)]) == 2
     (error,) = capsys.readouterr().err.splitlines()
-    assert "nothing was kept" in error and not list(tmp_path.iterdir())
+    assert "nothing was kept" in error
+    assert [file.name for file in tmp_path.iterdir()] == [".lock"]
 
 
 def test_by_hand_says_how_and_what_then(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -135,3 +137,21 @@ def test_the_doctor_names_encoders_that_are_missing(monkeypatch: pytest.MonkeyPa
     assert "weights get" in finding.cost and "clip" not in finding.cost
     monkeypatch.setattr(found, lambda hub, dense="": Path())
     assert doctor._published().good
+
+
+@pytest.mark.parametrize("name", ["plain", "clip-vit-base-patch32"])
+def test_two_at_once_are_told_of_each_other(
+    name: str, server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with alone(tmp_path):
+        assert main(["weights", "get", name, "--to", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"another download is at work in {tmp_path}: wait for it, or end it" in error
+    assert server.asked == [] and not (tmp_path / "a.ckpt").exists()
+
+
+def test_one_after_the_other_is_not_refused(server: FileServer, tmp_path: Path):
+    for _ in range(2):
+        assert main(["weights", "get", "plain", "--to", str(tmp_path)]) == 0
+    assert (tmp_path / "a.ckpt").read_bytes() == CONTENT

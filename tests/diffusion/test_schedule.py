@@ -77,3 +77,8 @@ def test_signal_and_noise_variances_add_up_to_one_and_fall_with_time(pair):
 def test_impossible_numbers_of_steps_are_refused(n_steps):
     with pytest.raises(ValueError, match=f"1 to 1000 sampling steps, got {n_steps}"):
         NoiseSchedule.cosine().times(n_steps)
+
+
+def test_linear_betas_are_those_of_diffusers():
+    theirs = DDIMScheduler(1000, 1e-4, 0.02, "linear").alphas_cumprod
+    torch.testing.assert_close(NoiseSchedule.linear().alpha_bar.float(), theirs)

@@ -6,9 +6,20 @@ import pytest
 import torch
 from tiny_world import tiny_bench
 
-from easytune_lib.experiments.backbones import backbone_rows, six_backbones
+from easytune_lib.experiments.backbones import (
+    FALLBACK,
+    RATE_SEED,
+    RATES,
+    backbone_rows,
+    chosen_rates,
+    rate_search,
+    recorded_rates,
+    runs_of,
+    six_backbones,
+)
 from easytune_lib.finetune.loop import batches, finetune, trainable
 from easytune_lib.finetune.methods import EasyTune
+from easytune_lib.records import RunRecord
 from easytune_lib.seeding import stream
 
 BENCH = tiny_bench()
@@ -58,3 +69,40 @@ def test_gains_are_over_the_backbone_s_own_base_and_memory_is_that_of_each_metho
     assert draft["mm_dist_percent"] == pytest.approx(-10.0)
     assert draft["mm_dist_percent_low"] is None and base["mm_dist_percent"] == 0
     assert base["saved_mib"] is None and 0 < easytune["saved_mib"] < draft["saved_mib"]
+
+
+def searched(run):
+    """A record in which EasyTune is best at the second rate, DRaFT at the last."""
+    far = {"EasyTune": RATES[1], "DRaFT": RATES[3]}[run.label]
+    row = scores(run.label, run.seed, 0.5, 1.0 + abs(run.lr - far))
+    return RunRecord("finetune", run.parameters, tables={"scores": [row | {"lr": run.lr}]})
+
+
+def test_rates_are_searched_on_validation_prompts_and_read_back(tmp_path):
+    mld, other = six_backbones(5)[0], six_backbones(5)[1]
+    assert set(recorded_rates(mld, BENCH, tmp_path).values()) == {FALLBACK}
+    planned = rate_search(mld, BENCH, seconds=1.0, batch_size=4, noise_seeds=7)
+    assert {(run.label, run.lr) for run in planned} == {
+        (label, rate) for label in ("EasyTune", "DRaFT") for rate in RATES
+    }
+    for run in planned:
+        assert run.splits == ("validation",) and run.seed == RATE_SEED
+        assert (run.noise_seeds, run.batch_size, run.seconds) == (1, 4, 1.0)
+    chosen_rates(mld, BENCH, planned, [searched(run) for run in planned]).save(tmp_path)
+    found = recorded_rates(mld, BENCH, tmp_path)
+    assert found == {"EasyTune": RATES[1], "DRaFT": RATES[3]}
+    assert recorded_rates(replace(mld, n_steps=50), BENCH, tmp_path) == found
+    assert set(recorded_rates(other, BENCH, tmp_path).values()) == {FALLBACK}
+    assert set(recorded_rates(mld, tiny_bench(digest="new"), tmp_path).values()) == {FALLBACK}
+
+
+def test_runs_take_each_method_s_own_rate_and_know_their_folder():
+    rates = {"EasyTune": 1e-3, "DRaFT": 1e-4}
+    options = {"seconds": 1.0, "folder": "some/where", "guidance": 2.0}
+    runs = runs_of(six_backbones(5)[0], BENCH, rates, range(2), **options)
+    assert [(run.label, run.lr, run.seed) for run in runs] == [
+        ("EasyTune", 1e-3, 0), ("DRaFT", 1e-4, 0), ("EasyTune", 1e-3, 1), ("DRaFT", 1e-4, 1)
+    ]  # fmt: skip
+    assert runs[0].parameters["guidance"] == 2.0 and "folder" not in runs[0].parameters
+    assert replace(runs[0], folder="else/where").record_id == runs[0].record_id
+    assert "guidance" not in replace(runs[0], guidance=None).parameters

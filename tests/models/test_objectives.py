@@ -53,6 +53,15 @@ def test_who_knows_the_noise_or_the_motion_has_no_loss():
     assert loss(Spy("x0", lambda x_t, t, _: X0)) == 0
 
 
+def test_an_even_loss_weighs_an_error_by_what_it_does_to_the_motion():
+    """An error of the noise, over alpha_bar: as that of v, where the noise is a part of it."""
+    spy = Spy("epsilon")
+    got = loss(spy, even=True)
+    (x_t, t, _), mask = spy.asked[0], PROMPTS.mask[..., None]
+    weighed = noise_in(x_t, t, X0) ** 2 / SCHEDULE.alpha_bar[t].float()[:, None, None] * mask
+    assert got == pytest.approx((weighed.sum() / mask.sum() / 3).item(), rel=1e-4)
+
+
 def test_who_says_zero_pays_the_mean_square_over_real_frames_alone():
     spy = Spy("epsilon")
     got = loss(spy)

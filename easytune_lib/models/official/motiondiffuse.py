@@ -42,6 +42,9 @@ class MotionDiffuse(FeatureDenoiser):
         full_attention: Softmax over all pairs in place of linear attention: an ablation, whose
             weights have the same names. Its published mask hides nothing, so that it always
             makes ``frames`` frames, which are cut to the lengths asked for.
+        bypass: For a network narrower than a frame has features, through which white noise does
+            not fit: the noise is ``sigma x_t + alpha F(x_t)``, of the network's output ``F``
+            (Salimans & Ho, 2022, appendix D). The published network is wide enough without.
 
     Source: MotionDiffuse (Zhang et al., 2022), and its code. Frames in the padding come out as
     the network has them; decoding cuts them.
@@ -65,15 +68,17 @@ class MotionDiffuse(FeatureDenoiser):
         text_ff: int = 2048,
         clip_dim: int = 512,
         full_attention: bool = False,
+        bypass: bool = False,
     ):
         super().__init__()
         self.config: dict[str, Any] = {
             "mean": list(mean), "std": list(std), "frames": frames, "dim": dim, "layers": layers,
             "heads": heads, "ff": ff, "text_dim": text_dim, "text_layers": text_layers,
             "text_heads": text_heads, "text_ff": text_ff, "clip_dim": clip_dim,
-            "full_attention": full_attention,
+            "full_attention": full_attention, "bypass": bypass,
         }  # fmt: skip
         self.dim, self.frames, self.full_attention = dim, frames, full_attention
+        self.schedule, self.bypass = NoiseSchedule.linear(), bypass
         self.whole = full_attention
         self.sequence_embedding = nn.Parameter(torch.randn(frames, dim))
         self.text_pre_proj = nn.Linear(clip_dim, text_dim)
@@ -169,7 +174,10 @@ class MotionDiffuse(FeatureDenoiser):
         x = self.joint_embed(x_t) + self.sequence_embedding[: x_t.shape[1]]
         for block in self.temporal_decoder_blocks:
             x = block(x, style, mask, words)
-        return self.out(x)
+        if not self.bypass:
+            return self.out(x)
+        signal = self.schedule.alpha_bar.to(x_t.device)[t, None, None].to(x_t.dtype)
+        return (1 - signal).sqrt() * x_t + signal.sqrt() * self.out(x)
 
     def diffusion(
         self,
@@ -186,10 +194,9 @@ class MotionDiffuse(FeatureDenoiser):
             guidance: Scale.
             sampler: DDPM draws noise at each step.
         """
-        beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
         return MotionDiffusion(
-            self, NoiseSchedule(torch.cumprod(1 - beta, 0)), self.decode, self.state_shape,
-            no_text, n_steps, guidance, respaced(sampler),
+            self, self.schedule, self.decode, self.state_shape, no_text, n_steps, guidance,
+            respaced(sampler),
         )  # fmt: skip
 
 

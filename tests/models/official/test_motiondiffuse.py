@@ -20,6 +20,7 @@ from official import arrays, manifest, reference
 
 from easytune_lib.checkpoints import fit, read_checkpoint
 from easytune_lib.diffusion.rollout import sample
+from easytune_lib.diffusion.schedule import NoiseSchedule
 from easytune_lib.models.official.motiondiffuse import MotionDiffuse
 
 pytestmark = pytest.mark.slow
@@ -139,3 +140,19 @@ def test_what_does_not_fit_is_refused():
         tiny().diffusion(no_text(9)).draw_noise(made_up(9, [49]), rng())
     with pytest.raises(ValueError, match="5 token states of 8 numbers, this model reads"):
         tiny().read_text(made_up(8, [4]).text)
+
+
+def test_past_a_narrow_network_the_noised_state_goes_by():
+    """Who says nothing names the state itself, and what is said is v (Salimans & Ho, 2022)."""
+    plain, prompts = tiny(), made_up(9, [24, 8])
+    narrow = MotionDiffuse(**plain.config | {"bypass": True}).eval()
+    narrow.load_state_dict(plain.state_dict())
+    x_t, t = torch.randn(2, 24, 7, generator=rng()), torch.tensor([999, 400])
+    signal = NoiseSchedule.linear().alpha_bar[t].float()[:, None, None]
+    with torch.no_grad():
+        said = plain(x_t, t, prompts)
+        expected = (1 - signal).sqrt() * x_t + signal.sqrt() * said
+        torch.testing.assert_close(narrow(x_t, t, prompts), expected)
+        narrow.out.weight.zero_()
+        narrow.out.bias.zero_()
+        torch.testing.assert_close(narrow(x_t, t, prompts), (1 - signal).sqrt() * x_t)
