@@ -28,6 +28,29 @@ FINEST = 5e-4
 """Metres: joints are stored in steps of this size, or of more for a motion beyond 16 m."""
 
 
+def script(*paths: Path) -> str:
+    """Scripts as one module; of all but the last, what they export by default is left out."""
+    parts = [path.read_text(encoding="utf-8") for path in paths]
+    return "\n".join([*(part.partition("\nexport default")[0] for part in parts[:-1]), parts[-1]])
+
+
+def standalone(title: str, scripts: Sequence[Path], call: str, spec: dict[str, Any]) -> str:
+    """A page that needs nothing else: ``call(element, spec)`` of the scripts, which it holds."""
+    module = script(*scripts).partition("\nexport default")[0]
+    lines = (line.strip() for line in module.splitlines())
+    code = "\n".join(line for line in lines if line and not line.startswith("//"))
+    data = json.dumps(spec, separators=(",", ":"), allow_nan=False)
+    data = re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", data)
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{html.escape(title)}</title>"
+        "<style>body{margin:0;background:transparent}</style>"
+        f'<div id="player"></div><script type="module">{code}\n'
+        f"{call}(document.getElementById('player'), {data});</script></html>"
+    )
+
+
 class MotionWidget(anywidget.AnyWidget):
     """The player on a live kernel: ``frame`` and ``playing`` can be read, set and observed."""
 
@@ -177,18 +200,7 @@ class MotionPlayer:
 
     def page(self) -> str:
         """The player as a whole HTML page that needs nothing else."""
-        lines = (line.strip() for line in PLAYER.read_text(encoding="utf-8").splitlines())
-        script = "\n".join(line for line in lines if line and not line.startswith("//"))
-        data = json.dumps(self.spec, separators=(",", ":"), allow_nan=False)
-        data = re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", data)
-        return (
-            '<!doctype html><html lang="en"><meta charset="utf-8">'
-            '<meta name="color-scheme" content="light dark">'
-            f"<title>{html.escape(self.spec['label'])}</title>"
-            "<style>body{margin:0;background:transparent}</style>"
-            f'<div id="player"></div><script type="module">{script}\n'
-            f"mount(document.getElementById('player'), {data});</script></html>"
-        )
+        return standalone(self.spec["label"], (PLAYER,), "mount", self.spec)
 
     def save(self, path: Path) -> Path:
         """Write :meth:`page` to a file."""
