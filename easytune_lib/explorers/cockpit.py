@@ -208,7 +208,7 @@ class Cockpit(Panel):
         active = run is not None and run.active
         looks = sorted({s.update for r in self._beside() for s in list(r.samples)}) or [0]
         return [
-            {"kind": "text", "name": "caption", "label": "your prompt: what shall the motion show?"},
+            {"kind": "text", "name": "caption", "label": "your prompt: what is to be seen?"},
             choice("method", "method", list(METHODS)),
             choice("lr", "learning rate", RATES),
             choice("updates", "updates", self._counts),
@@ -265,8 +265,13 @@ class Cockpit(Panel):
         if self._failure() or self._said or run is None:
             return self._failure() or self._said or "Write a prompt and press Start."
         said = numbers(run)
-        parts = [f"{self._name(run)} is {run.state}", f"update {run.updates} of "
-                 f"{run.settings.updates}", said["seconds"], said["left"], said["memory"]]  # fmt: skip
+        parts = [
+            f"{self._name(run)} is {run.state}",
+            f"update {run.updates} of {run.settings.updates}",
+            said["seconds"],
+            said["left"],
+            said["memory"],
+        ]
         if run.samples:
             first, last = run.samples[0], run.samples[-1]
             parts.append(f"reward of your prompt {first.own_reward:.2f} to {last.own_reward:.2f}")

@@ -123,7 +123,7 @@ class GradientExplorer(Panel):
             f"is {reach[first]:.3g} raw",
             "charts": [
                 chart("Jacobians, raw (identity = 1)", "denoising step", raw, zero=True),
-                chart("Divided by the dimension, as in Fig. 3", "denoising step", divided, log=True),
+                chart("Divided by the dimension (Fig. 3)", "denoising step", divided, log=True),
                 chart("Gradient share of each step, norm", "denoising step",
                       [line(values["method"], at, shares.tolist(), 2)], zero=True),
             ],

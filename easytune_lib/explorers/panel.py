@@ -152,8 +152,9 @@ class Panel(anywidget.AnyWidget):
 
     def _hear(self, _: object, content: Any, buffers: object) -> None:
         pressed = content.get("button") if isinstance(content, dict) else None
-        if pressed in [c["name"] for c in self.controls if c["kind"] == "button"]:
-            self.press(pressed)
+        buttons = [str(c["name"]) for c in self.controls if c["kind"] == "button"]
+        if pressed in buttons:
+            self.press(str(pressed))
 
     def page(self) -> str:
         """What was computed so far, as a page that needs no kernel and no network."""
