@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SIZE ?= laptop
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test unit slow notebooks lint lab bench doctor clean
+.PHONY: help setup reproduce test unit slow notebooks lint browser lab bench doctor clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ notebooks: $(READY) ## Run the committed notebooks and compare with their output
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m pytest -q -n 2 --dist loadfile \
 		-p nbval_tolerance --nbval --nbval-current-env --nbval-cell-timeout 300 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nb-rtol 1e-3 --nb-atol 1e-5 notebooks
+
+browser: $(READY) ## Notebooks 17 and 18 by hand of a headless Chromium; screenshots in outputs/screenshots
+	@$(BIN)/python -c "import playwright" 2>/dev/null || $(BIN)/python -m pip install --quiet "playwright>=1.45,<2"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m slow tests/browser
 
 lab: $(READY) ## Open JupyterLab on the tour (this machine only, with a token)
 	$(BIN)/jupyter-lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_tour.ipynb

@@ -130,9 +130,9 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure what training costs, and write a record")
     bench.add_argument(
-        "what", nargs="?", choices=("tuning", "reward", "buckets"), default="tuning",
-        help="fine-tuning; reward training; or what length buckets change in a trained reward; "
-        "default: %(default)s",
+        "what", nargs="?", choices=("tuning", "reward", "buckets", "player"), default="tuning",
+        help="fine-tuning; reward training; what length buckets change in a trained reward; or how "
+        "fast the player draws in Chromium; default: %(default)s",
     )  # fmt: skip
     bench.add_argument("--quick", action="store_true", help="see that it works; writes to outputs")
     bench.set_defaults(run=_bench)
@@ -218,6 +218,7 @@ def _get(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from easytune_lib.batch import bench as tuning
     from easytune_lib.batch import bench_reward as reward
+    from easytune_lib.batch import browser as player
     from easytune_lib.batch.runner import ROOT
 
     def say(line: str) -> None:
@@ -232,6 +233,7 @@ def _bench(options: argparse.Namespace) -> int:
             reward.LearningSize(),
             reward.table,
         ),
+        "player": (player.bench_player, player.QUICK_PLAYER, player.PlayerSize(), player.table),
     }[options.what]
     record = measure(quick if options.quick else full, say)
     print(table(record))

@@ -357,15 +357,16 @@ export function panel(el, given, hooks = {}) {
       charts.append(drawings.at(-1).box);
     }
     wanted.forEach((chart, i) => drawings[i].show(chart, view.mark));
-    const spec = view.player;
+    const spec = view.motions ? { ...view.player, ...view.motions } : view.player;
+    const own = view.motions ?? view.player;
     const now = spec ? JSON.stringify([spec.tracks.map(t => [t.name, t.joints]), spec.columns]) : '';
     if (now && now === kind && player) {
-      if (spec !== player.given) player.load(spec);
+      if (own !== player.given) player.load(spec);
     } else {
       player?.dispose();
       player = spec ? mount(stage, spec) : null;
     }
-    if (player) player.given = spec;
+    if (player) player.given = own;
     kind = now;
     grow();
   }

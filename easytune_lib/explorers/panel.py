@@ -13,7 +13,8 @@ from easytune_lib.viz.player import PLAYER, script, standalone
 from easytune_lib.viz.style import OKABE_ITO
 
 View = dict[str, Any]
-"""What is on the screen: ``charts``, ``player``, ``table``, ``note``, ``mark``, ``progress``."""
+"""What is on the screen: ``charts``, ``mark``, ``player``, ``table``, ``curves`` of its rows,
+``note``, ``failed``, ``progress``; and ``motions``: of a player's content, what changes."""
 
 COLORS = tuple(OKABE_ITO[name] for name in ("blue", "vermillion", "green", "purple", "orange"))
 _SCRIPT = Path(__file__).with_name("panel.js")
@@ -167,11 +168,11 @@ class Panel(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """The widget, and the page for where no kernel is."""
         shown = super()._repr_mimebundle_(**kwargs)
-        page = html.escape(self.page(), quote=True)
+        page = self.page().replace("&", "&amp;").replace("'", "&#39;")  # JSON is full of "
         still = {
             "text/html": f'<iframe title="{html.escape(self.label, quote=True)}" style="display:'
             f'block;width:100%;height:{self.height}px;border:0;color-scheme:light dark" '
-            f'srcdoc="{page}"></iframe>'
+            f"srcdoc='{page}'></iframe>"
         }
         if isinstance(shown, tuple):
             return {**still, **shown[0]}, *shown[1:]

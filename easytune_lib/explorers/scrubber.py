@@ -69,7 +69,7 @@ class Scrubber(Panel):
                 ], pick="step", zero=True),
             ],
         }  # fmt: skip
-        views = {}
+        views, spec = {}, {}
         for i, step in enumerate(steps):
             pair = [motions_of(decoded[what][i], prompts)[0] for what in ("x_t", "x0_hat")]
             spec = MotionPlayer(
@@ -77,8 +77,10 @@ class Scrubber(Panel):
                 captions=["", ""], height=430,
             ).spec  # fmt: skip
             views[f'["{i + 1}"]'] = {
-                "player": spec, "mark": i + 1, "note": _said(step, n, rewards, i),
+                "motions": {k: spec[k] for k in ("tracks", "cells", "frames", "scale")},
+                "mark": i + 1, "note": _said(step, n, rewards, i),
             }  # fmt: skip
+        base["player"] = spec
         self.rewards, self.shares = rewards, shares
         super().__init__(
             f"Denoising, step by step: {prompts.texts[0]}",

@@ -30,7 +30,7 @@ def test_the_scrubber_knows_each_step():
     scrubber = Scrubber(tiny_bench(4), one())
     assert set(scrubber.views) == {f'["{i}"]' for i in range(1, 5)}
     assert scrubber.set(step=2)["mark"] == 2
-    assert [t["name"] for t in scrubber.shown["player"]["tracks"]] == [
+    assert [t["name"] for t in scrubber.shown["motions"]["tracks"]] == [
         "the state x_t", "the clean estimate x0_hat",
     ]  # fmt: skip
     assert all(sum(shares) == pytest.approx(100) for shares in scrubber.shares.values())
