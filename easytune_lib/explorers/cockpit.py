@@ -292,7 +292,7 @@ class Cockpit(Panel):
                 line(f"run {color + 1}, judge", when, [s.judge for s in looks], color, dash=True),
             ]
         return [
-            chart(f"Reward of training prompts, mean of {_MEAN} updates", "update", rewards),
+            chart(f"Training reward, mean of {_MEAN} updates", "update", rewards),
             chart("Gradient norm, before clipping", "update", norms, zero=True),
             chart("Held-out prompts: reward, judge", "update", held),
         ]

@@ -48,16 +48,6 @@ const PANEL_CSS = `
 .et-panel .et-player { border: 0; padding: 0; }
 `;
 
-function isDark() {
-  for (const w of [globalThis, globalThis.parent]) {
-    try {
-      const light = w.document.body.dataset.jpThemeLight;
-      if (light) return light === 'false';
-    } catch { /* a page of another origin */ }
-  }
-  return globalThis.matchMedia?.('(prefers-color-scheme: dark)')?.matches ?? false;
-}
-
 const TONES = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00'];
 
 const short = v => v === 0 ? '0' : Math.abs(v) >= 1e4 || Math.abs(v) < 1e-3 ? v.toExponential(1)
@@ -402,10 +392,7 @@ export function panel(el, given, hooks = {}) {
     root.dataset.theme = isDark() ? 'dark' : 'light';
     drawings.forEach(d => d.draw());
   };
-  const scheme = globalThis.matchMedia?.('(prefers-color-scheme: dark)');
-  scheme?.addEventListener('change', repaint);
-  const theme = new MutationObserver(repaint);
-  theme.observe(document.body, { attributes: true, attributeFilter: ['data-jp-theme-light'] });
+  const forget = onTheme(repaint);
   build();
   show();
 
@@ -419,8 +406,7 @@ export function panel(el, given, hooks = {}) {
     dispose() {
       player?.dispose();
       resize.disconnect();
-      theme.disconnect();
-      scheme?.removeEventListener('change', repaint);
+      forget();
       el.textContent = '';
     },
   };

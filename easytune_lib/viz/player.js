@@ -68,6 +68,28 @@ function unroll(base64, frames, width) {
   return data;
 }
 
+const bodies = () => [globalThis, globalThis.parent].flatMap(w => {
+  try { return [w.document.body]; } catch { return []; }  // a page of another origin
+});
+
+// JupyterLab says its theme on the body; other pages leave it to the reader.
+function isDark() {
+  const light = bodies().map(body => body.dataset.jpThemeLight).find(Boolean);
+  return light ? light === 'false'
+    : globalThis.matchMedia?.('(prefers-color-scheme: dark)')?.matches ?? false;
+}
+
+// Acts on a change of the theme, and once more when the page has come to rest.
+function onTheme(act) {
+  const twice = () => { act(); setTimeout(act, 400); };
+  const scheme = globalThis.matchMedia?.('(prefers-color-scheme: dark)');
+  const watch = new MutationObserver(twice);
+  for (const body of new Set(bodies()))
+    watch.observe(body, { attributes: true, attributeFilter: ['data-jp-theme-light'] });
+  scheme?.addEventListener('change', twice);
+  return () => { watch.disconnect(); scheme?.removeEventListener('change', twice); };
+}
+
 const rgb = hex => [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16));
 const mix = (a, b, t) => a.map((x, i) => x + t * (b[i] - x));
 const css = (c, alpha = 1) => `rgba(${c.map(x => Math.round(x)).join()},${alpha})`;
@@ -187,16 +209,6 @@ export function mount(el, given, hooks = {}) {
 
   // --- camera: orbits a point half a body above the ground
   const media = q => globalThis.matchMedia?.(q);
-  function dark() {
-    for (const w of [globalThis, globalThis.parent]) {
-      try {  // JupyterLab says its theme on the body; other pages leave it to the reader
-        const light = w.document.body.dataset.jpThemeLight;
-        if (light) return light === 'false';
-      } catch { /* a page of another origin */ }
-    }
-    return media('(prefers-color-scheme: dark)')?.matches ?? false;
-  }
-
   function projector(cell, w, h) {
     const { yaw, pitch, zoom } = camera;
     const cy = Math.cos(yaw), sy = Math.sin(yaw), cp = Math.cos(pitch), sp = Math.sin(pitch);
@@ -306,20 +318,19 @@ export function mount(el, given, hooks = {}) {
       g.ellipse(root[0], root[1], size * root[3], size * root[3] * tilt, 0, 0, 7);
       g.fill();
     }
-    for (const [i, j, ri, rj] of limbs) {
-      const height = Math.min(points[i][1], points[j][1]), near = 1 - height / .45;
-      if (near <= 0) continue;
-      const a = flat(points[i]), b = flat(points[j]);
-      for (const wide of [1.7, 1.1]) {
-        g.save();
-        g.scale(1, tilt);
-        g.fillStyle = `rgba(0,0,0,${dim * 1.3 * near})`;
-        g.beginPath();
+    g.save();
+    g.scale(1, tilt);
+    g.fillStyle = `rgba(0,0,0,${dim})`;
+    for (const [below, wide] of [[.4, 1.7], [.3, 1.1], [.12, 1.2]]) {  // darker where it touches
+      g.beginPath();
+      for (const [i, j, ri, rj] of limbs) {
+        if (Math.min(points[i][1], points[j][1]) > below) continue;
+        const a = flat(points[i]), b = flat(points[j]);
         capsule(g, [a[0], a[1] / tilt], [b[0], b[1] / tilt], wide * ri * a[3], wide * rj * b[3]);
-        g.fill();
-        g.restore();
       }
+      g.fill();
     }
+    g.restore();
   }
 
   function path(g, track, view, night) {
@@ -424,11 +435,7 @@ export function mount(el, given, hooks = {}) {
     g.lineJoin = 'round';
     g.stroke();
     g.fillStyle = shade;
-    for (const l of limbs) {
-      g.beginPath();
-      capsule(g, l.a, l.b, l.ra, l.rb);
-      g.fill();
-    }
+    g.fill();  // of all at once: the same way round, so that what overlaps is filled, too
   }
 
   function drawCell(cell, night) {
@@ -506,7 +513,7 @@ export function mount(el, given, hooks = {}) {
   }
 
   function draw() {
-    const night = dark();
+    const night = isDark();
     root.dataset.theme = night ? 'dark' : 'light';
     root.dataset.frame = frame;
     root.dataset.drawn = ++drawn;
@@ -611,7 +618,7 @@ export function mount(el, given, hooks = {}) {
   watch.observe(root);
   const resize = new ResizeObserver(() => draw());
   [grid, bar].forEach(part => resize.observe(part));
-  media('(prefers-color-scheme: dark)')?.addEventListener('change', draw, on);
+  const forget = onTheme(draw);
   frame = Math.max(0, Math.min(last, spec.frame || 0));
   draw();
   toggle(spec.autoplay && !media('(prefers-reduced-motion: reduce)')?.matches, true);
@@ -632,6 +639,7 @@ export function mount(el, given, hooks = {}) {
       toggle(false, true);
       gone.abort();
       watch.disconnect();
+      forget();
       resize.disconnect();
       el.textContent = '';
     },

@@ -161,7 +161,7 @@ def test_from_a_prompt_of_ones_own_to_a_video_by_clicking(browser, address, fold
     assert {"record.json", "motions.npz", "before_after.html", "tuned.safetensors"} <= saved
     assert {"before_after.mp4", "before_after.gif"} & saved
     print(f"from JupyterLab's start page to the video: {seconds:.0f} s")
-    assert seconds < 300
+    assert seconds < 900  # about 100 on two cores that have nothing else to do
 
     control(panel, "method").select_option("DRaFT-5")
     control(panel, "start").click()
