@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SIZE ?= laptop
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test unit slow notebooks lint html lab bench doctor clean
+.PHONY: help setup reproduce test unit slow notebooks lint html browser lab bench doctor clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ notebooks: $(READY) ## Run the committed notebooks and compare with their output
 
 html: $(READY) ## Export all notebooks as web pages that need no network, into outputs/site
 	@$(BIN)/easytune html
+
+browser: $(READY) ## Notebooks 17 and 18 by hand of a headless Chromium; screenshots in outputs/screenshots
+	@$(BIN)/python -c "import playwright" 2>/dev/null || $(BIN)/python -m pip install --quiet "playwright>=1.45,<2"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m slow tests/browser
 
 lab: $(READY) ## Open JupyterLab on the tour (this machine only, with a token)
 	$(BIN)/jupyter-lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_tour.ipynb

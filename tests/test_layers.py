@@ -14,7 +14,8 @@ FLOORS = {
     3: ("finetune", "analysis"),
     4: ("viz", "recipes", "workbench"),
     5: ("experiments",),
-    6: ("batch", "__main__"),
+    6: ("explorers",),
+    7: ("batch", "__main__"),
 }
 FLOOR = {part: floor for floor, parts in FLOORS.items() for part in parts}
 APART = {1, 3}  # floors whose parts do not know each other

@@ -160,9 +160,11 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure what training costs, and write a record")
     bench.add_argument(
-        "what", nargs="?", choices=("tuning", "reward", "buckets", "backbones"), default="tuning",
-        help="fine-tuning; reward training; what length buckets change in a trained reward; or a "
-        "denoising step of each backbone at its published size; default: %(default)s",
+        "what", nargs="?", default="tuning",
+        choices=("tuning", "reward", "buckets", "backbones", "player"),
+        help="fine-tuning; reward training; what length buckets change in a trained reward; a "
+        "denoising step of each backbone at its published size; or how fast the player draws in "
+        "Chromium; default: %(default)s",
     )  # fmt: skip
     bench.add_argument("--quick", action="store_true", help="see that it works; writes to outputs")
     bench.set_defaults(run=_bench)
@@ -312,6 +314,7 @@ def _bench(options: argparse.Namespace) -> int:
     from easytune_lib.batch import bench as tuning
     from easytune_lib.batch import bench_backbones as backbones
     from easytune_lib.batch import bench_reward as reward
+    from easytune_lib.batch import browser as player
     from easytune_lib.batch.runner import ROOT
 
     def say(line: str) -> None:
@@ -332,6 +335,7 @@ def _bench(options: argparse.Namespace) -> int:
             backbones.BackboneSize(),
             backbones.table,
         ),
+        "player": (player.bench_player, player.QUICK_PLAYER, player.PlayerSize(), player.table),
     }[options.what]
     record = measure(quick if options.quick else full, say)
     print(table(record))

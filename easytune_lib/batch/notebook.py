@@ -224,8 +224,6 @@ def publish(path: Path, executed: Path, seconds: float, peak_mb: int) -> None:
     for cell, done in zip(code_cells(notebook), code_cells(result), strict=True):
         cell["outputs"], cell["execution_count"] = done["outputs"], done["execution_count"]
     notebook["metadata"].pop("widgets", None)
-    if "widgets" in result["metadata"]:
-        notebook["metadata"]["widgets"] = result["metadata"]["widgets"]
     notebook["metadata"]["easytune"] = {
         "sources": source_hash(notebook),
         "seconds": round(seconds),

@@ -151,6 +151,7 @@ def _execute(job: Job, report: Callable[[CellStarted], None]) -> str:
             kernel_name="python3",
             progress_bar=False,
             start_timeout=120,
+            store_widget_state=False,  # pages show the explorers' own, which need no network
             cwd=str(job.notebook.parent),
             # ipykernel 7 warns of TCP, and the interrupt that comes with every shutdown may reach
             # it as an "error". What a cell raises, and a kernel that dies, are told otherwise.

@@ -9,7 +9,7 @@ import anywidget
 import traitlets
 
 from easytune_lib.motion.motion import Motion
-from easytune_lib.viz.player import PLAYER, MotionPlayer
+from easytune_lib.viz.player import PLAYER, MotionPlayer, script
 from easytune_lib.viz.style import OKABE_ITO
 
 Choice = Literal["left", "same", "right"]
@@ -47,11 +47,7 @@ class Ballot(anywidget.AnyWidget):
         ValueError: There are no pairs.
     """
 
-    _esm = (
-        PLAYER.read_text(encoding="utf-8").partition("\nexport default")[0]
-        + "\n"
-        + _SCRIPT.read_text(encoding="utf-8")
-    )
+    _esm = script(PLAYER, _SCRIPT)
     spec = traitlets.Dict().tag(sync=True)
     question = traitlets.Unicode().tag(sync=True)
     state = traitlets.Dict().tag(sync=True)

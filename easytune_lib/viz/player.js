@@ -13,10 +13,17 @@ const CSS = `
 .et-caption { color: var(--soft); font-size: 12px; overflow-wrap: anywhere; }
 .et-head { min-width: 0; }
 .et-name { font-weight: 600; margin-right: 10px; overflow-wrap: anywhere; }
+button.et-name { font: inherit; font-weight: 600; color: inherit; background: none; border: 0;
+  border-radius: 4px; padding: 0 2px; margin-left: -2px; cursor: pointer; }
+button.et-name[aria-pressed=false] { opacity: .6; font-weight: 400; }
+.et-player :focus-visible { outline: 2px solid var(--accent); }
+.et-tip { position: absolute; pointer-events: none; padding: 1px 6px; border-radius: 4px;
+  font-size: 11px; background: var(--ink); color: var(--card); white-space: nowrap; z-index: 1; }
+.et-tip[hidden] { display: none; }
 .et-name i { display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 5px; }
 .et-grid { display: grid; gap: 8px 12px; flex: 1; min-height: 0; grid-auto-rows: 1fr; }
 .et-cell { display: flex; flex-direction: column; min-width: 0; min-height: 0; }
-.et-cell > div:last-child { flex: 1; position: relative; min-height: 60px; }
+.et-cell > .et-stage-3d { flex: 1; position: relative; min-height: 60px; }
 .et-cell canvas { position: absolute; inset: 0; width: 100%; height: 100%; cursor: grab;
   border-radius: 6px; touch-action: pan-y; outline-offset: -2px; }
 .et-bar { display: flex; gap: 8px 12px; align-items: center; flex-wrap: wrap; font-size: 12px; }
@@ -25,8 +32,9 @@ const CSS = `
 .et-bar canvas { width: 100%; height: 30px; display: block; margin-top: 3px; }
 .et-bar label { display: inline-flex; gap: 4px; align-items: center; }
 .et-bar input[type=checkbox] { margin: 0; accent-color: var(--accent); }
-.et-bar select, .et-play { font: inherit; color: inherit; background: transparent;
+.et-bar select, .et-play, .et-step { font: inherit; color: inherit; background: transparent;
   border: 1px solid var(--line); border-radius: 6px; padding: 2px 4px; }
+.et-step { cursor: pointer; height: 28px; width: 22px; }
 .et-bar option { color: #1f2328; background: #fff; }
 .et-play { width: 34px; height: 28px; display: grid; place-items: center; cursor: pointer; }
 .et-play::before { content: ''; width: 12px; height: 13px; background: currentColor;
@@ -47,6 +55,40 @@ const decode = base64 => {
   const bytes = Uint8Array.from(atob(base64), c => c.charCodeAt(0));
   return new Int16Array(bytes.buffer);
 };
+
+// Bytes are differences to the frame before; -128 says that a whole number of two bytes follows.
+function unroll(base64, frames, width) {
+  const bytes = new Int8Array(Uint8Array.from(atob(base64), c => c.charCodeAt(0)).buffer);
+  const data = new Int16Array(frames * width);
+  for (let i = 0, at = 0; i < data.length; i++) {
+    const step = bytes[at++];
+    if (step !== -128) data[i] = (i < width ? 0 : data[i - width]) + step;
+    else data[i] = (bytes[at++] & 255) | bytes[at++] << 8;
+  }
+  return data;
+}
+
+const bodies = () => [globalThis, globalThis.parent].flatMap(w => {
+  try { return [w.document.body]; } catch { return []; }  // a page of another origin
+});
+
+// JupyterLab says its theme on the body; other pages leave it to the reader.
+function isDark() {
+  const light = bodies().map(body => body.dataset.jpThemeLight).find(Boolean);
+  return light ? light === 'false'
+    : globalThis.matchMedia?.('(prefers-color-scheme: dark)')?.matches ?? false;
+}
+
+// Acts on a change of the theme, and once more when the page has come to rest.
+function onTheme(act) {
+  const twice = () => { act(); setTimeout(act, 400); };
+  const scheme = globalThis.matchMedia?.('(prefers-color-scheme: dark)');
+  const watch = new MutationObserver(twice);
+  for (const body of new Set(bodies()))
+    watch.observe(body, { attributes: true, attributeFilter: ['data-jp-theme-light'] });
+  scheme?.addEventListener('change', twice);
+  return () => { watch.disconnect(); scheme?.removeEventListener('change', twice); };
+}
 
 const rgb = hex => [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16));
 const mix = (a, b, t) => a.map((x, i) => x + t * (b[i] - x));
@@ -71,12 +113,14 @@ function pose(track, now, spec) {
   return points;
 }
 
-export function mount(el, spec, hooks = {}) {
-  const tracks = spec.tracks.map(t => ({ ...t, data: decode(t.data), rgb: rgb(t.color) }));
+export function mount(el, given, hooks = {}) {
+  const spec = { ...given };
+  const read = t => ({ ...t, data: unroll(t.data, t.frames, 3 * t.joints), rgb: rgb(t.color) });
+  const tracks = spec.tracks.map(read);
   const cells = spec.cells.map(c => ({ ...c, focus: decode(c.focus) }));
-  const last = spec.frames - 1;
+  let last = spec.frames - 1, drawn = 0;
   const home = { yaw: spec.yaw, pitch: .25, zoom: 1 };
-  let camera = { ...home }, frame = 0, playing = false, request = 0, then = 0, owed = 0;
+  let camera = { ...home, ...spec.camera }, frame = 0, playing = false, request = 0, then = 0, owed = 0;
   const gone = new AbortController(), on = { signal: gone.signal };
 
   const at = track =>
@@ -94,12 +138,22 @@ export function mount(el, spec, hooks = {}) {
   const grid = make('div', 'et-grid');
   grid.style.gridTemplateColumns = `repeat(${spec.columns}, minmax(0, 1fr))`;
   for (const cell of cells) {
-    const box = make('div', 'et-cell'), head = make('div', 'et-head'), stage = make('div');
+    const box = make('div', 'et-cell'), head = make('div', 'et-head'), stage = make('div', 'et-stage-3d');
     for (const t of cell.tracks.map(i => tracks[i])) {
       if (!t.name) continue;
-      const name = make('span', 'et-name'), dot = make('i');
+      const name = make(cell.tracks.length > 1 ? 'button' : 'span', 'et-name'), dot = make('i');
       dot.style.background = t.color;
       name.append(dot, document.createTextNode(t.name));
+      if (cell.tracks.length > 1) {
+        name.type = 'button';
+        name.title = 'Solid, or a ghost';
+        name.setAttribute('aria-pressed', !t.ghost);
+        name.addEventListener('click', () => {
+          t.ghost = !t.ghost;
+          name.setAttribute('aria-pressed', !t.ghost);
+          draw();
+        }, on);
+      }
       head.append(name);
     }
     if (cell.caption) head.append(make('div', 'et-caption', cell.caption));
@@ -107,8 +161,12 @@ export function mount(el, spec, hooks = {}) {
     cell.canvas.tabIndex = 0;
     cell.canvas.setAttribute('role', 'img');
     cell.canvas.setAttribute('aria-label', cell.label);
-    cell.canvas.title = 'Drag to turn; click, then scroll to zoom; double-click to reset';
-    stage.append(cell.canvas);
+    cell.canvas.setAttribute('aria-description',
+      'Drag or shift and arrows to turn; plus and minus, or click and scroll, to zoom; '
+      + 'double-click or 0 to reset; space plays, arrows step');
+    cell.tip = make('div', 'et-tip');
+    cell.tip.hidden = true;
+    stage.append(cell.tip, cell.canvas);
     if (head.childNodes.length) box.append(head);
     box.append(stage);
     grid.append(box);
@@ -128,6 +186,15 @@ export function mount(el, spec, hooks = {}) {
     return [label, input];
   };
   const [loopLabel, loop] = box('loop', true), [trailLabel, trail] = box('trail', spec.trail);
+  const [feetLabel, feet] = box('contacts', true), [pastLabel, past] = box('ghosts', false);
+  const [back, forth] = [['‹', 'One frame back', -1], ['›', 'One frame on', 1]].map(
+    ([text, label, by]) => {
+      const button = make('button', 'et-step', text);
+      button.type = 'button';
+      button.setAttribute('aria-label', label);
+      button.addEventListener('click', () => { toggle(false); show(frame + by); }, on);
+      return button;
+    });
   const bar = make('div', 'et-bar'), line = make('div');
   const plot = make('canvas'), said = make('div', 'et-caption');
   line.append(slider);
@@ -136,22 +203,12 @@ export function mount(el, spec, hooks = {}) {
     plot.setAttribute('role', 'img');
     plot.setAttribute('aria-label', spec.reward_label);
   }
-  bar.append(play, line, time, speed, loopLabel, trailLabel);
+  bar.append(play, back, forth, line, time, speed, loopLabel, trailLabel, feetLabel, pastLabel);
   root.append(grid, bar);
   el.append(root);
 
   // --- camera: orbits a point half a body above the ground
   const media = q => globalThis.matchMedia?.(q);
-  function dark() {
-    for (const w of [globalThis, globalThis.parent]) {
-      try {  // JupyterLab says its theme on the body; other pages leave it to the reader
-        const light = w.document.body.dataset.jpThemeLight;
-        if (light) return light === 'false';
-      } catch { /* a page of another origin */ }
-    }
-    return media('(prefers-color-scheme: dark)')?.matches ?? false;
-  }
-
   function projector(cell, w, h) {
     const { yaw, pitch, zoom } = camera;
     const cy = Math.cos(yaw), sy = Math.sin(yaw), cp = Math.cos(pitch), sp = Math.sin(pitch);
@@ -261,20 +318,19 @@ export function mount(el, spec, hooks = {}) {
       g.ellipse(root[0], root[1], size * root[3], size * root[3] * tilt, 0, 0, 7);
       g.fill();
     }
-    for (const [i, j, ri, rj] of limbs) {
-      const height = Math.min(points[i][1], points[j][1]), near = 1 - height / .45;
-      if (near <= 0) continue;
-      const a = flat(points[i]), b = flat(points[j]);
-      for (const wide of [1.7, 1.1]) {
-        g.save();
-        g.scale(1, tilt);
-        g.fillStyle = `rgba(0,0,0,${dim * 1.3 * near})`;
-        g.beginPath();
+    g.save();
+    g.scale(1, tilt);
+    g.fillStyle = `rgba(0,0,0,${dim})`;
+    for (const [below, wide] of [[.4, 1.7], [.3, 1.1], [.12, 1.2]]) {  // darker where it touches
+      g.beginPath();
+      for (const [i, j, ri, rj] of limbs) {
+        if (Math.min(points[i][1], points[j][1]) > below) continue;
+        const a = flat(points[i]), b = flat(points[j]);
         capsule(g, [a[0], a[1] / tilt], [b[0], b[1] / tilt], wide * ri * a[3], wide * rj * b[3]);
-        g.fill();
-        g.restore();
       }
+      g.fill();
     }
+    g.restore();
   }
 
   function path(g, track, view, night) {
@@ -291,6 +347,48 @@ export function mount(el, spec, hooks = {}) {
       g.lineTo(...spot(to).slice(0, 2));
       g.stroke();
     }
+  }
+
+  // A foot stands where its toe is within 5 cm of the lowest point and slower than 0.5 m/s.
+  function stands(track, toe, now) {
+    const n = track.joints, { scale } = spec, { data } = track;
+    const get = (f, a) => data[(f * n + toe) * 3 + a] * scale;
+    track.floor ??= Math.min(...Array.from({ length: track.frames }, (_, f) =>
+      Math.min(...spec.bodies[track.body].toes.map(t => data[(f * n + t) * 3 + 1] * scale))));
+    const from = Math.max(0, now - 1), to = Math.min(track.frames - 1, now + 1);
+    const speed = Math.hypot(get(to, 0) - get(from, 0), get(to, 2) - get(from, 2))
+      / Math.max(to - from, 1) * track.fps;
+    return get(now, 1) - track.floor < .05 && speed < .5;
+  }
+
+  function contacts(g, track, points, view, night) {
+    const tilt = Math.max(.12, Math.abs(Math.sin(camera.pitch)));
+    for (const toe of spec.bodies[track.body].toes) {
+      if (!stands(track, toe, at(track))) continue;
+      const [x, y, , f] = view.project([points[toe][0], 0, points[toe][2]]);
+      g.beginPath();
+      g.ellipse(x, y, .13 * f, .13 * f * tilt, 0, 0, 7);
+      g.fillStyle = `rgba(0,158,115,${night ? .35 : .22})`;
+      g.fill();
+      g.strokeStyle = night ? '#3ddbab' : '#009e73';
+      g.lineWidth = 1.6;
+      g.stroke();
+    }
+  }
+
+  // Bodies one sees through: drawn whole, then laid on the picture at once.
+  let layer = null;
+  function faint(g, items, alpha, canvas) {
+    layer ??= document.createElement('canvas');
+    Object.assign(layer, { width: canvas.width, height: canvas.height });
+    const own = layer.getContext('2d');
+    own.setTransform(g.getTransform());
+    items.sort((p, q) => p.depth - q.depth).forEach(item => solid(own, item));
+    g.save();
+    g.setTransform(1, 0, 0, 1, 0, 0);
+    g.globalAlpha = alpha;
+    g.drawImage(layer, 0, 0);
+    g.restore();
   }
 
   function solids(points, track, view, night) {
@@ -337,11 +435,7 @@ export function mount(el, spec, hooks = {}) {
     g.lineJoin = 'round';
     g.stroke();
     g.fillStyle = shade;
-    for (const l of limbs) {
-      g.beginPath();
-      capsule(g, l.a, l.b, l.ra, l.rb);
-      g.fill();
-    }
+    g.fill();  // of all at once: the same way round, so that what overlaps is filled, too
   }
 
   function drawCell(cell, night) {
@@ -351,11 +445,48 @@ export function mount(el, spec, hooks = {}) {
     ground(g, view, night);
     for (const track of cell.tracks.map(i => tracks[i])) {
       if (trail.checked) path(g, track, view, night);
-      const points = pose(track, at(track), spec);
+      const now = at(track), points = pose(track, now, spec);
       shadow(g, points, spec.bodies[track.body].limbs, view, night);
-      items.push(...solids(points, track, view, night));
+      if (feet.checked && !track.ghost) contacts(g, track, points, view, night);
+      for (const [before, alpha] of past.checked ? [[.9, .12], [.6, .2], [.3, .3]] : []) {
+        const then = now - Math.round(before * track.fps);
+        const gone = then >= 0 && solids(pose(track, then, spec), track, view, night);
+        if (gone) faint(g, gone, alpha, cell.canvas);
+      }
+      const body = solids(points, track, view, night);
+      if (track.ghost) faint(g, body, night ? .5 : .4, cell.canvas); else items.push(...body);
     }
     items.sort((p, q) => p.depth - q.depth).forEach(item => solid(g, item));
+    name(cell, g, view);
+  }
+
+  // The joint under the pointer.
+  function name(cell, g, view) {
+    cell.tip.hidden = true;
+    if (!cell.pointer) return;
+    let best = null;
+    for (const track of cell.tracks.map(i => tracks[i])) {
+      const points = pose(track, at(track), spec);
+      for (let j = 0; j < track.joints; j++) {
+        const [x, y, , f] = view.project(points[j]);
+        const off = Math.hypot(x - cell.pointer[0], y - cell.pointer[1]);
+        if (off < Math.max(10, .06 * f) && (!best || off < best.off))
+          best = { off, x, y, track, text: spec.bodies[track.body].joints[j], high: points[j][1] };
+      }
+    }
+    if (!best) return;
+    g.beginPath();
+    g.arc(best.x, best.y, 4, 0, 7);
+    g.fillStyle = '#fff';
+    g.strokeStyle = '#000';
+    g.lineWidth = 1.5;
+    g.fill();
+    g.stroke();
+    cell.tip.hidden = false;
+    cell.tip.textContent = `${best.text.replace('_', ' ')} · ${best.high.toFixed(2)} m`;
+    const room = cell.canvas.clientWidth - cell.tip.offsetWidth - 4;
+    cell.tip.style.left = Math.max(0, Math.min(best.x + 10, room)) + 'px';
+    cell.tip.style.top = Math.max(0, best.y - 24) + 'px';
   }
 
   function drawRewards(night) {
@@ -382,8 +513,10 @@ export function mount(el, spec, hooks = {}) {
   }
 
   function draw() {
-    const night = dark();
+    const night = isDark();
     root.dataset.theme = night ? 'dark' : 'light';
+    root.dataset.frame = frame;
+    root.dataset.drawn = ++drawn;
     frameAll();
     cells.forEach(cell => drawCell(cell, night));
     if (spec.rewards) drawRewards(night);
@@ -428,10 +561,20 @@ export function mount(el, spec, hooks = {}) {
   // --- hands
   play.addEventListener('click', () => toggle(), on);
   slider.addEventListener('input', () => show(+slider.value), on);
-  trail.addEventListener('change', draw, on);
+  for (const choice of [trail, feet, past]) choice.addEventListener('change', draw, on);
   root.addEventListener('keydown', e => {
     const own = e.target.matches('select, input, button');
-    const keys = {
+    const turn = (yaw, pitch) => () => {
+      camera.yaw += yaw;
+      camera.pitch = Math.max(-.05, Math.min(1.5, camera.pitch + pitch));
+      draw();
+    };
+    const nearer = by => () => { camera.zoom = Math.max(.3, Math.min(6, camera.zoom * by)); draw(); };
+    const keys = e.shiftKey && e.key.startsWith('Arrow') ? {
+      ArrowLeft: turn(.15, 0), ArrowRight: turn(-.15, 0), ArrowUp: turn(0, .1), ArrowDown: turn(0, -.1),
+    } : {
+      '+': nearer(1.15), '=': nearer(1.15), '-': nearer(1 / 1.15),
+      0: () => { camera = { ...home }; draw(); },
       ' ': () => toggle(), ArrowRight: () => show(frame + 1), ArrowLeft: () => show(frame - 1),
       Home: () => show(0), End: () => show(last),
     };
@@ -441,15 +584,18 @@ export function mount(el, spec, hooks = {}) {
     }
     e.stopPropagation();  // the notebook has keys of its own
   }, on);
-  for (const { canvas } of cells) {
+  for (const cell of cells) {
+    const { canvas } = cell;
     let held = null;
     canvas.addEventListener('pointerdown', e => {
       held = [e.clientX, e.clientY];
       canvas.setPointerCapture(e.pointerId);
       canvas.focus({ preventScroll: true });
     }, on);
+    canvas.addEventListener('pointerleave', () => { cell.pointer = null; draw(); }, on);
     canvas.addEventListener('pointermove', e => {
-      if (!held) return;
+      cell.pointer = held ? null : [e.offsetX, e.offsetY];
+      if (!held) { if (!playing) draw(); return; }
       camera.yaw -= (e.clientX - held[0]) * .008;
       camera.pitch = Math.max(-.05, Math.min(1.5, camera.pitch + (e.clientY - held[1]) * .006));
       held = [e.clientX, e.clientY];
@@ -472,17 +618,28 @@ export function mount(el, spec, hooks = {}) {
   watch.observe(root);
   const resize = new ResizeObserver(() => draw());
   [grid, bar].forEach(part => resize.observe(part));
-  media('(prefers-color-scheme: dark)')?.addEventListener('change', draw, on);
+  const forget = onTheme(draw);
   frame = Math.max(0, Math.min(last, spec.frame || 0));
   draw();
   toggle(spec.autoplay && !media('(prefers-reduced-motion: reduce)')?.matches, true);
 
   return {
     show, toggle,
+    // Other motions of the same kind, seen from where one looked.
+    load(other) {
+      Object.assign(spec, other);
+      other.tracks.forEach((t, i) => { tracks[i] = { ...read(t), ghost: tracks[i].ghost }; });
+      other.cells.forEach((c, i) => { cells[i].focus = decode(c.focus); });
+      last = other.frames - 1;
+      slider.max = last;
+      frame = Math.min(frame, last);
+      draw();
+    },
     dispose() {
       toggle(false, true);
       gone.abort();
       watch.disconnect();
+      forget();
       resize.disconnect();
       el.textContent = '';
     },
@@ -492,10 +649,11 @@ export function mount(el, spec, hooks = {}) {
 export default {
   render({ model, el }) {
     let sent = 0;
+    const calm = globalThis.matchMedia?.('(prefers-reduced-motion: reduce)')?.matches;
     const put = (name, value) => { model.set(name, value); model.save_changes(); };
     const player = mount(el, model.get('spec'), {
-      onframe(frame, playing) {  // at most ten messages a second while it plays
-        if (playing && performance.now() - sent < 100) return;
+      onframe(frame, playing) {  // at most five messages a second while it plays
+        if (playing && performance.now() - sent < 200) return;
         sent = performance.now();
         put('frame', frame);
       },
@@ -504,6 +662,7 @@ export default {
     const toFrame = () => player.show(model.get('frame'), true);
     const toPlaying = () => player.toggle(model.get('playing'), true);
     toFrame();
+    if (calm && model.get('playing')) put('playing', false);
     toPlaying();
     model.on('change:frame', toFrame);
     model.on('change:playing', toPlaying);

@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import re
+import struct
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,31 @@ PLAYER = Path(__file__).with_name("player.js")
 _COLUMNS = {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3}
 MOST = 12
 """Motions in one player."""
+FINEST = 5e-4
+"""Metres: joints are stored in steps of this size, or of more for a motion beyond 16 m."""
+
+
+def script(*paths: Path) -> str:
+    """Scripts as one module; of all but the last, what they export by default is left out."""
+    parts = [path.read_text(encoding="utf-8") for path in paths]
+    return "\n".join([*(part.partition("\nexport default")[0] for part in parts[:-1]), parts[-1]])
+
+
+def standalone(title: str, scripts: Sequence[Path], call: str, spec: dict[str, Any]) -> str:
+    """A page that needs nothing else: ``call(element, spec)`` of the scripts, which it holds."""
+    module = script(*scripts).partition("\nexport default")[0]
+    lines = (line.strip() for line in module.splitlines())
+    code = "\n".join(line for line in lines if line and not line.startswith("//"))
+    data = json.dumps(spec, separators=(",", ":"), allow_nan=False)
+    data = re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", data)
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{html.escape(title)}</title>"
+        "<style>body{margin:0;background:transparent}</style>"
+        f'<div id="player"></div><script type="module">{code}\n'
+        f"{call}(document.getElementById('player'), {data});</script></html>"
+    )
 
 
 class MotionWidget(anywidget.AnyWidget):
@@ -42,7 +68,8 @@ class MotionPlayer:
 
     As the last line of a cell it shows itself as a page of its own inside the output: it
     needs no kernel and no network, and survives export to HTML. Drag to turn, scroll to
-    zoom once clicked, double-click to reset; space plays, arrows step.
+    zoom once clicked, double-click to reset; space plays, arrows step, shift and arrows turn,
+    plus and minus zoom. A joint under the pointer says its name; green rings are feet that stand.
 
     The camera stands still for motions within about 3 m and follows the others. Left limbs
     are light, right limbs dark. Motions of different length or rate share the clock; the
@@ -55,7 +82,7 @@ class MotionPlayer:
         title: Above everything.
         captions: One a motion; the motions' own texts where ``None``. A caption that all
             share is shown once.
-        overlay: All in one picture.
+        overlay: All in one picture; all but the last as ghosts, until their name is clicked.
         rewards: For each motion one number a frame, drawn below the timeline. Empty for a
             motion without.
         width: At most, pixels.
@@ -106,7 +133,7 @@ class MotionPlayer:
                  for group in groups]  # fmt: skip
         paths = _on_one_clock(paths, groups, motions)
         extent = max(*(np.abs(m.joints).max() for m in motions), *(np.abs(p).max() for p in paths))
-        scale = float(max(extent, 1e-3)) / 32767
+        scale = max(float(extent) / 32767, FINEST)
         skeletons = list(dict.fromkeys(m.skeleton for m in motions))
         label = ", ".join(filter(None, names)) or f"{n} motion{'s' * (n > 1)}"
         self.spec: dict[str, Any] = {
@@ -114,20 +141,23 @@ class MotionPlayer:
             "frames": len(paths[0]),
             "scale": scale,
             "bodies": [
-                {k: v for k, v in asdict(body_of(s)).items() if k != "root"} for s in skeletons
+                {k: v for k, v in asdict(body_of(s)).items() if k != "root"}
+                | {"joints": s.joints, "toes": s.indices(s.left_foot[1], s.right_foot[1])}
+                for s in skeletons
             ],
             "nose_length": NOSE,
             "tracks": [
                 {
-                    "data": _packed(motion.joints, scale),
+                    "data": _differences(motion.joints, scale),
                     "joints": motion.skeleton.n_joints,
                     "frames": len(motion),
                     "fps": motion.fps,
                     "body": skeletons.index(motion.skeleton),
                     "color": color,
                     "name": name,
+                    "ghost": overlay and i < n - 1,
                 }
-                for motion, color, name in zip(motions, colors, names, strict=True)
+                for i, (motion, color, name) in enumerate(zip(motions, colors, names, strict=True))
             ],
             "cells": [
                 {
@@ -144,9 +174,10 @@ class MotionPlayer:
             "middle": 0.9,
             "frame": frame,
             "trail": True,
+            "camera": {},
             "autoplay": autoplay,
             "title": title,
-            "caption": shared,
+            "caption": "" if shared == title else shared,
             "label": f"Motion player: {title or label}",
             "rewards": None if rewards is None else _rewards(rewards, motions),
             "reward_label": "Reward of each frame",
@@ -169,18 +200,7 @@ class MotionPlayer:
 
     def page(self) -> str:
         """The player as a whole HTML page that needs nothing else."""
-        lines = (line.strip() for line in PLAYER.read_text(encoding="utf-8").splitlines())
-        script = "\n".join(line for line in lines if line and not line.startswith("//"))
-        data = json.dumps(self.spec, separators=(",", ":"), allow_nan=False)
-        data = re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", data)
-        return (
-            '<!doctype html><html lang="en"><meta charset="utf-8">'
-            '<meta name="color-scheme" content="light dark">'
-            f"<title>{html.escape(self.spec['label'])}</title>"
-            "<style>body{margin:0;background:transparent}</style>"
-            f'<div id="player"></div><script type="module">{script}\n'
-            f"mount(document.getElementById('player'), {data});</script></html>"
-        )
+        return standalone(self.spec["label"], (PLAYER,), "mount", self.spec)
 
     def save(self, path: Path) -> Path:
         """Write :meth:`page` to a file."""
@@ -189,12 +209,27 @@ class MotionPlayer:
     def widget(self) -> MotionWidget:
         """The same player on a live kernel."""
         layout = {"max_width": f"{self.width}px"}
-        return MotionWidget(spec=self.spec, frame=self.spec["frame"], layout=layout)
+        return MotionWidget(
+            spec=self.spec, frame=self.spec["frame"], playing=self.spec["autoplay"], layout=layout
+        )
 
 
 def _packed(values: np.ndarray, scale: float) -> str:
     """16-bit steps of ``scale`` metres, little-endian, base64."""
     return base64.b64encode(np.round(values / scale).astype("<i2").tobytes()).decode()
+
+
+def _differences(joints: np.ndarray, scale: float) -> str:
+    """Steps of ``scale`` from frame to frame, a byte each, base64.
+
+    Where a step is too large for a byte, -128 and the number itself: two bytes, little-endian.
+    """
+    whole = np.round(joints.reshape(len(joints), -1) / scale).astype(np.int64)
+    steps = np.diff(whole, axis=0, prepend=0).ravel()
+    packed = bytearray()
+    for step, value in zip(steps.tolist(), whole.ravel().tolist(), strict=True):
+        packed += struct.pack("<b", step) if abs(step) < 128 else struct.pack("<bh", -128, value)
+    return base64.b64encode(packed).decode()
 
 
 def _on_one_clock(

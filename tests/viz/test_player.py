@@ -2,6 +2,7 @@ import base64
 import html
 import json
 import re
+import struct
 from html.parser import HTMLParser
 
 import numpy as np
@@ -29,8 +30,17 @@ def unpacked(player: MotionPlayer, track: int) -> np.ndarray:
     data = re.search(r"mount\(document.getElementById\('player'\), (.*)\);</script>", player.page())
     spec = json.loads(data[1])
     packed = spec["tracks"][track]
-    values = np.frombuffer(base64.b64decode(packed["data"]), "<i2") * spec["scale"]
-    return values.reshape(packed["frames"], packed["joints"], 3)
+    data = memoryview(base64.b64decode(packed["data"]))
+    values: list[int] = []
+    width, place = 3 * packed["joints"], 0
+    while place < len(data):
+        step, place = struct.unpack_from("<b", data, place)[0], place + 1
+        if step == -128:
+            values.append(struct.unpack_from("<h", data, place)[0])
+            place += 2
+        else:
+            values.append(step + (values[-width] if len(values) >= width else 0))
+    return np.reshape(values, (packed["frames"], packed["joints"], 3)) * spec["scale"]
 
 
 @pytest.mark.parametrize("skeleton", [HUMANML3D, KIT])
@@ -41,9 +51,29 @@ def test_motions_come_through_within_a_millimetre(skeleton):
         assert np.abs(unpacked(player, i) - motion.joints).max() < 1e-3
 
 
+def test_jumps_and_long_ways_come_through():
+    motion = walking(30)
+    motion.joints[::2] += np.array([20.0, 0.0, -3.0], np.float32)
+    player = MotionPlayer(motion)
+    assert np.abs(unpacked(player, 0) - motion.joints).max() < 1e-3
+
+
 def test_ten_seconds_take_less_than_60_kb():
     size = len(MotionPlayer(walking(196), names=["EasyTune"], title="A walk")._repr_html_())
     assert size < 60_000
+
+
+def test_joints_have_names_and_feet_are_known():
+    (body,) = MotionPlayer(walking(4, KIT)).spec["bodies"]
+    assert tuple(body["joints"]) == KIT.joints
+    assert [KIT.joints[toe] for toe in body["toes"]] == [KIT.left_foot[1], KIT.right_foot[1]]
+
+
+def test_all_but_the_last_of_an_overlay_are_ghosts():
+    three = [walking(4)] * 3
+    for overlay, ghosts in ((True, [True, True, False]), (False, [False] * 3)):
+        spec = MotionPlayer(three, overlay=overlay).spec
+        assert [track["ghost"] for track in spec["tracks"]] == ghosts
 
 
 def test_words_stay_words():
@@ -77,6 +107,7 @@ def test_it_tells_who_and_what_to_those_who_cannot_see():
 def test_a_shared_caption_is_shown_once():
     one = MotionPlayer([walking(4), walking(5)]).spec
     assert one["caption"] == "a person walks" and not any(c["caption"] for c in one["cells"])
+    assert not MotionPlayer(walking(4), title="a person walks").spec["caption"]  # nor twice
     two = MotionPlayer([walking(4), walking(5, text="a person runs")]).spec
     assert not two["caption"] and [c["caption"] for c in two["cells"]][1] == "a person runs"
 
@@ -101,7 +132,8 @@ def test_the_widget_carries_the_same_player():
     player = MotionPlayer(walking(4), frame=2)
     widget = player.widget()
     assert isinstance(widget, MotionWidget)
-    assert (widget.spec, widget.frame, widget.playing) == (player.spec, 2, False)
+    assert (widget.spec, widget.frame, widget.playing) == (player.spec, 2, True)
+    assert not MotionPlayer(walking(4), autoplay=False).widget().playing
     assert widget.layout.max_width == f"{player.width}px"  # as wide as the page's
     seen = []
     widget.observe(lambda change: seen.append(change["new"]), "frame")
