@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SIZE ?= laptop
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test unit slow notebooks lint html browser lab bench doctor clean
+.PHONY: help setup reproduce test unit slow notebooks lint html figures browser lab bench doctor clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ lab: $(READY) ## Open JupyterLab on the tour (this machine only, with a token)
 bench: $(READY) ## Measure what fine-tuning and reward training cost, as ratios in one run; writes a record in runs/ (minutes)
 	@$(BIN)/easytune bench
 	@$(BIN)/easytune bench reward
+
+figures: $(READY) ## Draw all figures anew, from runs/ alone
+	@$(BIN)/easytune figures
 
 doctor: $(READY) ## Say what is installed, what is missing and what that costs
 	@$(BIN)/easytune doctor

@@ -169,6 +169,16 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="see that it works; writes to outputs")
     bench.set_defaults(run=_bench)
 
+    figures = commands.add_parser("figures", help="draw all figures anew, from runs/ alone")
+    figures.add_argument(
+        "--venue", default="ours", metavar="NAME",
+        help="ours, cvpr, iclr, neurips or siggraph: their widths; default: %(default)s",
+    )  # fmt: skip
+    figures.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="default: figures; needed with --venue"
+    )
+    figures.set_defaults(run=_figures)
+
     doctor = commands.add_parser("doctor", help="what is installed, what is missing and its cost")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -340,6 +350,17 @@ def _bench(options: argparse.Namespace) -> int:
     record = measure(quick if options.quick else full, say)
     print(table(record))
     print(f"Record: {record.save(ROOT / ('outputs' if options.quick else 'runs'))}")
+    return 0
+
+
+def _figures(options: argparse.Namespace) -> int:
+    from easytune_lib.batch.figures import draw_figures
+    from easytune_lib.batch.runner import ROOT
+
+    if options.venue != "ours" and options.out is None:
+        raise ValueError("--venue makes other figures than those of figures/: give them an --out")
+    drawn = draw_figures(ROOT / "runs", options.out or ROOT / "figures", options.venue)
+    print(f"{len(drawn)} figures as PDF, SVG, PNG, CSV and JSON")
     return 0
 
 

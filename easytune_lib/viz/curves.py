@@ -135,7 +135,8 @@ def plot_noise_similarity(
     Args:
         record: See above.
         paper: ``step`` and ``similarity`` (and ``image``, if wanted) as in Fig. 4, where step 0
-            is clean: they are drawn from the other end, stretched to the record's steps.
+            is clean, and ``predicted``: they are drawn from the other end, stretched to the
+            record's steps.
         width: Inches.
 
     Raises:
@@ -157,9 +158,14 @@ def plot_noise_similarity(
         if paper is not None:
             steps = _numbers(paper, "step")
             steps = (1 - steps / steps.max()) * (n - 1)
-            for key, label in (("similarity", "paper, motion"), ("image", "paper, image")):
+            for key, label, line in (
+                ("similarity", "paper, $x_t$", "-"),
+                ("predicted", r"paper, $\hat{x}_0$", "-."),
+                ("image", "paper, image", "--"),
+            ):
                 if key in paper:
-                    _paper(ax, steps, _numbers(paper, key), label, "-" if key != "image" else "--")
+                    read = np.isfinite(values := _numbers(paper, key))
+                    _paper(ax, steps[read], values[read], label, line)
         ax.set_title(encoder)
         _step_axis(ax, n)
     axes[0].set_ylabel("cosine to the final motion")
@@ -194,7 +200,10 @@ def plot_reward_by_step(record: RunRecord, width: float = COLUMN) -> Figure:
 
 @styled()
 def plot_reward_curves(
-    record: RunRecord, x: Literal["seconds", "updates"] = "seconds", width: float = COLUMN
+    record: RunRecord,
+    x: Literal["seconds", "updates"] = "seconds",
+    width: float = COLUMN,
+    paper: Mapping[str, float] | None = None,
 ) -> Figure:
     """Which method raises the reward fastest?
 
@@ -211,6 +220,8 @@ def plot_reward_curves(
         record: See above.
         x: Seconds of fine-tuning, or optimizer updates.
         width: Inches.
+        paper: Each method's last training reward there; light marks at the right edge, since its
+            axis is another.
 
     Raises:
         ValueError: The table or the seconds are missing, or their lengths differ.
@@ -239,7 +250,16 @@ def plot_reward_curves(
             ax.fill_between(grid, low, high, color=style["color"], alpha=0.16, lw=0)
         ax.plot(grid, mean, markevery=(6 + 2 * place, 16), zorder=4 - place / 99, **style)
     ax.set(xlabel="seconds of fine-tuning" if x == "seconds" else "optimizer updates",
-           ylabel="reward (running mean)", xlim=(0, span * 1.02))  # fmt: skip
+           ylabel="reward (running mean)", xlim=(0, span * (1.09 if paper else 1.02)))  # fmt: skip
+    if paper:
+        levels = sorted(set(paper.values()))
+        light = {**method_style("paper"), "marker": "", "label": "paper, at its end"}
+        ax.hlines(levels, span * 1.03, span * 1.09, color=light["color"], lw=2.2,
+                  label=light["label"])  # fmt: skip
+        for level in levels:
+            names = [name for name, value in paper.items() if value == level]
+            color = method_style(names[0])["color"] if len(names) == 1 else GREY
+            ax.plot(span * 1.06, level, method_style(names[0])["marker"], color=color, ms=3)
     legend_above(fig, width)
     return fig
 

@@ -3,7 +3,7 @@
 Each is drawn from one record and the keys that its docstring names; ``width`` is in inches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,17 +69,24 @@ def plot_recall(record: RunRecord, width: float = PAGE) -> Figure:
 
 
 @styled()
-def plot_refinement(record: RunRecord, width: float = PAGE) -> Figure:
+def plot_refinement(
+    record: RunRecord, paper: Mapping[int, float] | None = None, width: float = PAGE
+) -> Figure:
     """Do K and the size of the pool matter, and does SPL win more checkpoints than it loses?
 
     Left, the share of captions that miss their motion, and right of it the gain in R@1 that
     refinement brings, against K, one line a pool; then the share of checkpoints at which SPL
-    beats plain training (the paper's in light grey).
+    beats plain training (Fig. 8; the paper's in light grey).
 
     Reads:
         ``tables["sweep"]``: rows with ``k``, ``pool``, ``refined`` (share of captions) and
         ``gain`` (R@1, points), one a seed.
         ``tables["wins"]``: rows with ``set``, ``k``, ``rate`` (0 to 1).
+
+    Args:
+        record: See above.
+        paper: Percent of wins by k, as in Fig. 8.
+        width: Inches.
 
     Raises:
         ValueError: A table, or a column in it, is missing.
@@ -116,6 +123,12 @@ def plot_refinement(record: RunRecord, width: float = PAGE) -> Figure:
         ]
         at = np.arange(len(ranks)) + 0.3 * (place - (len(names) - 1) / 2)
         won.bar(at, rates, 0.28, color=shades[place], label=name)
+    if paper:
+        light = method_style("paper")["color"]
+        known = [(x, paper[k]) for x, k in enumerate(ranks) if k in paper]
+        for x, rate in known:
+            won.hlines(rate, x - 0.42, x + 0.42, color=light, lw=2.2, zorder=3,
+                       label="_" if x else "paper, Fig. 8")  # fmt: skip
     won.axhline(50, color=GREY, lw=0.8, ls="--")
     won.set(ylabel="checkpoints won\nagainst plain (%)", ylim=(0, 100))
     won.set_xticks(range(len(ranks)), [f"R@{k}" for k in ranks])

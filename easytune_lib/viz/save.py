@@ -1,5 +1,6 @@
-"""A figure on disk: PDF, SVG, PNG, and the data and runs behind it as JSON."""
+"""A figure on disk: PDF, SVG, PNG; the data behind it as CSV, and with its runs as JSON."""
 
+import csv
 import io
 import math
 import re
@@ -31,7 +32,7 @@ def save_figure(
     data: Mapping[str, Any] | None = None,
     caption: str = "",
 ) -> Path:
-    """Write ``<name>.pdf``, ``.svg``, ``.png`` (300 dpi) and ``.json``, each atomically.
+    """Write ``<name>.pdf``, ``.svg``, ``.png`` (300 dpi), ``.csv`` and ``.json``, each atomically.
 
     The ids of the runs stand small at the foot of the figure and in the JSON. Saving the
     same figure again gives the same bytes: no dates, no versions, no random ids.
@@ -63,6 +64,7 @@ def save_figure(
         files = {kind: _render(fig, kind, ids) for kind in _METADATA}
     for kind, image in files.items():
         write_atomic(Path(folder) / f"{name}.{kind}", image)
+    write_atomic(Path(folder) / f"{name}.csv", _csv(content["data"]))
     write_json(Path(folder) / f"{name}.json", content)
     return Path(folder) / f"{name}.pdf"
 
@@ -119,3 +121,43 @@ def _plain(value: Any, where: str) -> Any:
     if value is None or isinstance(value, str | int | bool):
         return value
     raise ValueError(f"{where} holds a {type(value).__name__}; give lists, arrays, numbers or text")
+
+
+def _csv(data: Mapping[str, Any]) -> bytes:
+    """All of ``data`` as one table: a row a row of its tables, or a step of its series.
+
+    Several tables are told apart by a first column; a list in a row becomes a row an item, with
+    its place in ``index``.
+    """
+    rows = list(_rows(data))
+    if len({row["table"] for row in rows}) <= 1:
+        rows = [{key: row[key] for key in row if key != "table"} for row in rows]
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _rows(data: Mapping[str, Any], table: str = "series") -> Iterator[dict[str, Any]]:
+    lists = {key: value for key, value in data.items() if isinstance(value, list)}
+    tables = {key: v for key, v in lists.items() if v and all(isinstance(r, dict) for r in v)}
+    plain = {key: v for key, v in data.items() if not isinstance(v, list | dict)}
+    if plain:
+        yield {"table": table, **plain}
+    series = {key: value for key, value in lists.items() if key not in tables}
+    for place in range(max(map(len, series.values()), default=0)):
+        own = {key: values[place] for key, values in series.items() if place < len(values)}
+        yield {"table": table, "index": place, **own}
+    for name, rows in tables.items():
+        for row in rows:
+            long = {key: value for key, value in row.items() if isinstance(value, list)}
+            short = {key: value for key, value in row.items() if key not in long}
+            for place in range(max(map(len, long.values()), default=0)) if long else (None,):
+                items = {key: values[place] for key, values in long.items()} if long else {}
+                at = {} if place is None else {"index": place}
+                yield {"table": name, **short, **at, **items}
+    for name, inner in data.items():
+        if isinstance(inner, dict):
+            yield from _rows(inner, name)

@@ -5,6 +5,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
@@ -17,6 +18,25 @@ COLUMN = 3.25
 """Width of one column of a paper, inches."""
 PAGE = 6.75
 """Width of the text of a page, inches."""
+
+
+@dataclass(frozen=True)
+class Venue:
+    """How wide a paper lets a figure be, inches; two of ``column`` stand side by side."""
+
+    column: float
+    page: float
+
+
+OURS = Venue(COLUMN, PAGE)
+VENUES = {
+    "ours": OURS,
+    "cvpr": Venue(3.25, 6.875),  # and ICCV
+    "iclr": Venue(2.7, 5.5),  # one column of text: half of it, and all
+    "neurips": Venue(2.7, 5.5),
+    "siggraph": Venue(3.33, 7.0),  # ACM's acmtog
+}
+"""Widths of the usual venues' LaTeX styles; lettering stays at 8 points in all."""
 
 OKABE_ITO = {
     "black": "#000000",

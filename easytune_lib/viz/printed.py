@@ -1,0 +1,403 @@
+"""Every printed figure: from which records it is drawn, by what, and with which caption.
+
+:func:`printed` finds in a folder of runs what there is to draw. It takes no model and no
+notebook; what cannot be drawn from a record alone stands in :data:`LEFT_OUT`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from easytune_lib.records import RunRecord
+from easytune_lib.viz import cost, curves, rewards
+from easytune_lib.viz.paper import (
+    FIGURE_3,
+    FIGURE_4,
+    FIGURE_6,
+    FIGURE_7,
+    FIGURE_8,
+    TABLE_2,
+    TRAINING_CURVES,
+)
+from easytune_lib.viz.save import save_figure
+from easytune_lib.viz.style import OURS, Venue
+from easytune_lib.viz.theory import plot_theory
+
+LAPTOP, FULL = ("laptop",), ("full",)
+LEFT_OUT = {
+    "tour_strip": "shows a generated motion, which its record does not hold: notebook 00 draws it",
+    "before_after": "shows two motions, which its record does not hold: notebook 06 draws it",
+}
+"""Figures of notebooks that no record alone gives, and why."""
+
+Parameters = Mapping[str, Any]
+Data = Callable[[RunRecord], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Printed:
+    """One figure, and the records that it may be drawn from.
+
+    Its name and caption may hold the record's parameters in braces, and ``{real}``, which is
+    ``_real`` for motion that was recorded and nothing for synthetic one.
+    """
+
+    name: str
+    kind: str  # of the record
+    plot: Callable[[RunRecord, float], Figure]  # at a width in inches
+    caption: str
+    data: Data
+    sizes: Callable[[Parameters], Sequence[str]]  # among whose figures a record's is; (): nowhere
+    by: str = "seconds"  # of several records, that with the most of this is drawn
+    wide: bool = True  # over the page, or one column
+
+    def of(self, record: RunRecord, text: str) -> str:
+        """``text`` with the record's parameters in it."""
+        real = "" if record.parameters.get("data", "synthetic") == "synthetic" else "_real"
+        return text.format(**record.parameters, real=real)
+
+    def draw(self, record: RunRecord, venue: Venue = OURS) -> Figure:
+        """The figure, as wide as the venue has it."""
+        return self.plot(record, venue.page if self.wide else venue.column)
+
+    def save(self, record: RunRecord, folder: Path, venue: Venue = OURS) -> Path:
+        """Draw it into ``folder``, with the data behind it, its caption and its run's id."""
+        return save_figure(
+            self.draw(record, venue), self.of(record, self.name), folder, record,
+            self.data(record), self.of(record, self.caption),
+        )  # fmt: skip
+
+
+def printed(runs: Path, size: str) -> list[tuple[str, Printed, RunRecord]]:
+    """What there is to draw of a size, by name: the figure and its record.
+
+    Of several records that would give one figure, that with the most in :attr:`Printed.by` is
+    taken, of equal ones that with the most seeds, then the latest.
+
+    Args:
+        runs: The folder of records.
+        size: "laptop" or "full".
+    """
+    chosen: dict[str, tuple[Any, Printed, RunRecord]] = {}
+    for record in (RunRecord.load(path) for path in sorted(runs.glob("*/record.json"))):
+        for entry in (entry for entry in FIGURES if entry.kind == record.name):
+            if size not in entry.sizes(record.parameters):
+                continue
+            counts = (record.parameters.get(key, 0) for key in (entry.by, "seeds"))
+            rank = (*counts, str(record.machine.get("created", "")))
+            name = entry.of(record, entry.name)
+            if name not in chosen or rank > chosen[name][0]:
+                chosen[name] = (rank, entry, record)
+    return [(name, *chosen[name][1:]) for name in sorted(chosen)]
+
+
+def _from(key: str, least: float) -> Callable[[Parameters], Sequence[str]]:
+    """A record of the full size has at least so much of ``key``."""
+    return lambda parameters: FULL if parameters[key] >= least else LAPTOP
+
+
+def _both(parameters: Parameters) -> Sequence[str]:
+    """Long runs have one record, which is shown beside those of either size."""
+    return LAPTOP + FULL
+
+
+def _only(parameters: Parameters) -> Sequence[str]:
+    return LAPTOP
+
+
+def _real(parameters: Parameters) -> Sequence[str]:
+    return LAPTOP if parameters["data"] == "synthetic" else FULL
+
+
+def _own(parameters: Parameters) -> Sequence[str]:
+    """Notebook 08 shows one weight, and tells of another in its text."""
+    if parameters["weight"] != 0.5:
+        return ()
+    return FULL if parameters["updates"] >= 100 else LAPTOP
+
+
+def _tables(*names: str) -> Data:
+    """Some of the tables, or all."""
+    return lambda record: {name: record.tables[name] for name in names or record.tables}
+
+
+def _series(*starts: str) -> Data:
+    """Series that start so, or all."""
+    return lambda record: {
+        key: values for key, values in record.series.items() if key.startswith(starts or "")
+    }
+
+
+def _reached(base: str) -> Data:
+    return lambda record: {"reach": [r for r in record.tables["reach"] if r["base"] == base]}
+
+
+_PEOPLE = {f"paper's people, {name}": values for name, values in FIGURE_7.items()}
+_JUDGED = ("r1", "mm_dist", "fid")
+
+
+def _methods(record: RunRecord, width: float) -> Figure:
+    return curves.plot_method_table(record, _JUDGED, width)
+
+
+FIGURES = (
+    Printed(
+        "tour_reward_by_step",
+        "tour",
+        curves.plot_reward_by_step,
+        "Mean reward of every denoising step over {prompts} test prompts, {base}",
+        _series(),
+        _from("n_steps", 50),
+        by="n_steps",
+        wide=False,
+    ),
+    Printed(
+        "gradient_norms_{base}",
+        "gradient_norms",
+        lambda record, width: curves.plot_gradient_norms(record, FIGURE_3, width),
+        "Jacobian norms, their product and gradient shares along {n_steps} denoising "
+        "steps ({base})",
+        _series(),
+        _from("prompts", 8),
+        by="prompts",
+    ),
+    Printed(
+        "noise_similarity_{base}",
+        "noise_similarity",
+        lambda record, width: curves.plot_noise_similarity(record, FIGURE_4, width),
+        "Similarity of noised and predicted motions to the final one, {base}, {n_steps} steps",
+        _series("x"),
+        _from("rank_steps", 50),
+        by="prompts",
+    ),
+    Printed(
+        "noise_apart_{base}",
+        "noise_similarity",
+        rewards.plot_noise_apart,
+        "Similarity under forward noise, read before and behind decoder and encoder, {base}",
+        _series("apart"),
+        _from("rank_steps", 50),
+        by="prompts",
+    ),
+    Printed(
+        "ranking_by_step_{base}",
+        "noise_similarity",
+        rewards.plot_ranking_by_step,
+        "Own motion ranked first among 32, by reward and denoising step, {base}, "
+        "{rank_steps} steps",
+        _series("rank"),
+        _from("rank_steps", 50),
+        by="prompts",
+    ),
+    Printed(
+        "retrieval_spl{real}",
+        "reward_training_spl",
+        rewards.plot_recall,
+        "Gain in recall over a start of {starts} steps, by arm, {data}, {seeds} seed(s)",
+        _tables("recall"),
+        _real,
+        by="seeds",
+    ),
+    Printed(
+        "refinement{real}",
+        "reward_training_spl",
+        lambda record, width: rewards.plot_refinement(record, FIGURE_8, width),
+        "SPL by K and pool, and checkpoints won against plain training, {data}",
+        _tables("sweep", "wins"),
+        _real,
+        by="seeds",
+    ),
+    Printed(
+        "reward_curves_{base}",
+        "step_finetuning",
+        lambda record, width: curves.plot_reward_curves(record, "seconds", width, TRAINING_CURVES),
+        "Training reward against CPU seconds, {base}, {seeds} seed(s) of {seconds:g} s",
+        _tables("curves"),
+        _from("seconds", 20),
+        wide=False,
+    ),
+    Printed(
+        "methods_{base}",
+        "step_finetuning",
+        _methods,
+        "R-precision top 1, MM-Dist and FID of each method on test prompts, {base}",
+        _tables("methods"),
+        _from("seconds", 20),
+    ),
+    Printed(
+        "memory_{base}",
+        "step_finetuning",
+        curves.plot_memory,
+        "Memory held for backward against recorded steps, {base}, 4 prompts",
+        _tables("memory"),
+        _from("seconds", 20),
+        wide=False,
+    ),
+    Printed(
+        "step_weights_{base}",
+        "step_weights",
+        _methods,
+        "Uniform, early and late weights of the steps' rewards, {base}, {seconds:g} s; "
+        "the paper's text: early is best",
+        _tables("methods"),
+        _both,
+    ),
+    Printed(
+        "backbone_cost",
+        "backbones",
+        curves.plot_backbone_cost,
+        "Memory held for backward on both backbones, {batch_size} prompts, {n_steps} steps",
+        _tables(),
+        _from("n_steps", 50),
+        by="n_steps",
+    ),
+    Printed(
+        "does_it_hold",
+        "does_it_hold",
+        curves.plot_claims,
+        "EasyTune against its rivals at equal compute, MM-Dist under the independent judge",
+        _tables("claims"),
+        _only,
+        by="seeds",
+    ),
+    Printed(
+        "own_reward",
+        "own_reward",
+        curves.plot_reward_parts,
+        "A reward of one's own alone and in a mix, {updates} updates, {base}",
+        _tables("parts"),
+        _own,
+        by="updates",
+    ),
+    Printed(
+        "reward_hacking_{base}",
+        "reward_hacking",
+        lambda record, width: rewards.plot_hacking(record, width=width),
+        "Reward, judge and distance from the base over an over-long fine-tuning, {base}",
+        _tables("looks"),
+        _from("updates", 200),
+        by="updates",
+    ),
+    Printed(
+        "preferences",
+        "preference_study",
+        lambda record, width: curves.plot_preferences(record, _PEOPLE, width),
+        "Votes for base, same and tuned with exact 95 % intervals, {base}, {pairs} pairs;"
+        " judge and reward are simulated raters; light: the paper's user study (MLD, "
+        "digitised)",
+        lambda record: {"preferences": record.tables["preferences"], "paper": _PEOPLE},
+        _only,
+        by="pairs",
+        wide=False,
+    ),
+    Printed(
+        "which_reward_{base}",
+        "which_reward",
+        _methods,
+        "EasyTune by reward and state read, on test prompts, {base}",
+        _tables("methods"),
+        _from("seconds", 20),
+    ),
+    Printed(
+        "better_easytune_{base}",
+        "better_easytune",
+        lambda record, width: curves.plot_paired(record, _JUDGED, width),
+        "Paired differences from ReFL on test prompts, {base}",
+        _tables("paired"),
+        _from("seconds", 20),
+    ),
+    Printed(
+        "six_backbones",
+        "six_backbones",
+        lambda record, width: curves.plot_six_backbones(record, width, TABLE_2),
+        "Gain and memory of EasyTune and DRaFT, {seeds} seed(s) of {seconds:g} CPU seconds",
+        _tables("backbones"),
+        _from("seconds", 15),
+    ),
+    Printed(
+        "equal_evaluations_{base}",
+        "equal_evaluations",
+        _methods,
+        "Each method after {updates} reward evaluations, {base}",
+        _tables("methods"),
+        _both,
+        by="updates",
+    ),
+    Printed(
+        "quality_memory_r1",
+        "alignment_cost",
+        lambda record, width: cost.plot_quality_memory(record, "r1", width),
+        "The judge's r1 against memory held for backward, {batch_size} prompts",
+        _tables("quality"),
+        _from("batch_size", 8),
+        by="batch_size",
+    ),
+    Printed(
+        "quality_memory_mm_dist",
+        "alignment_cost",
+        lambda record, width: cost.plot_quality_memory(record, "mm_dist", width),
+        "The judge's mm_dist against memory held for backward, {batch_size} prompts",
+        _tables("quality"),
+        _from("batch_size", 8),
+        by="batch_size",
+    ),
+    Printed(
+        "memory_by_step",
+        "alignment_cost",
+        lambda record, width: cost.plot_held_by_step(record, FIGURE_6, width),
+        "Memory held for backward after each denoising step, {batch_size} prompts",
+        _tables("held_by_step"),
+        _from("batch_size", 8),
+        by="batch_size",
+    ),
+    Printed(
+        "reach_mld_early",
+        "alignment_cost",
+        lambda record, width: cost.plot_reach(record, "mld_early", width),
+        "How long each method takes to a training reward, mld_early",
+        _reached("mld_early"),
+        _from("batch_size", 8),
+        by="batch_size",
+    ),
+    Printed(
+        "reach_mld",
+        "alignment_cost",
+        lambda record, width: cost.plot_reach(record, "mld", width),
+        "How long each method takes to a training reward, mld",
+        _reached("mld"),
+        _from("batch_size", 8),
+        by="batch_size",
+    ),
+    Printed(
+        "reach_mdm",
+        "alignment_cost",
+        lambda record, width: cost.plot_reach(record, "mdm", width),
+        "How long each method takes to a training reward, mdm",
+        _reached("mdm"),
+        _from("batch_size", 8),
+        by="batch_size",
+    ),
+    Printed(
+        "scaling",
+        "alignment_cost",
+        cost.plot_scaling,
+        "Memory and CPU seconds of an update: measured (marks) and foretold (lines)",
+        lambda record: {"memory": record.tables["scaling"], "seconds": record.machine["scaling"]},
+        _from("batch_size", 8),
+        by="batch_size",
+    ),
+    Printed(
+        "theory_{base}",
+        "theory",
+        plot_theory,
+        "EasyTune's gradient against the chain's along a fine-tuning ({base}), and the "
+        "bound on a toy",
+        _tables(),
+        _from("updates", 100),
+        by="updates",
+    ),
+)
+"""Each figure; several of a kind share a record."""
