@@ -20,6 +20,7 @@ li { margin: 1rem 0; } small, p { color: #444; } h1 { line-height: 1.2; }
 """
 _LINK = re.compile(r'(href="[^":/#?]+)\.ipynb([#"])')
 _SCRIPT = re.compile(r"<script\b[^>]*\bsrc\s*=[^>]*>\s*</script>", re.IGNORECASE)
+_MATHJAX = re.compile(r"<script type=\"text/x-mathjax-config\">.*?</script>", re.DOTALL)
 _IMPORT = re.compile(r"\bimport\s*\(?\s*[\"']https?:|\bfrom\s+[\"']https?:")
 _MODULE = re.compile(r"<script type=\"module\">.*?</script>", re.DOTALL)
 
@@ -54,7 +55,7 @@ def page(notebook: Any) -> str:
         filters={"markdown2html": markdown},
     )  # fmt: skip
     made, _ = exporter.from_notebook_node(notebook)
-    made = _SCRIPT.sub("", made)
+    made = _MATHJAX.sub("", _SCRIPT.sub("", made))
     made = _MODULE.sub(lambda found: "" if _IMPORT.search(found[0]) else found[0], made)
     return _LINK.sub(r"\1.html\2", made)
 

@@ -44,7 +44,6 @@ NETWORKS = {
     "mldpp_vae": "VAE of eight latents, for MLD++",
     "mldpp": "MLD++-like latent denoiser",
     "motionlcm": "MotionLCM, distilled from the MLD-like denoiser",
-    "motiondiffuse": "MotionDiffuse, narrow, in feature space",
     "spm": "reward (SPM), noise on features",
     "spm_latent": "reward, noise on latents",
     "spm_clean": "reward, no noise",

@@ -28,9 +28,10 @@ from easytune_lib.batch.notebook import (
     read_values,
     source_hash,
 )
-from easytune_lib.batch.runner import SIZES, alone, find_notebooks, surroundings
+from easytune_lib.batch.runner import find_notebooks, sizes, surroundings
 from easytune_lib.batch.worker import Finished, Job, cores, run
 from easytune_lib.beacon import heard
+from easytune_lib.storage import alone
 
 OWN = ("runs", "figures")
 """Parameters that name a place: each job has its own."""
@@ -109,8 +110,8 @@ class Sweep:
                 raise ValueError(f"{name} is a {kind.__name__}, got {fields[name]!r}")
         path = find_notebooks([str(fields["notebook"])], root)[0]
         declared = parameters_of(read_notebook(path))
-        if fields.get("size", "laptop") not in SIZES:
-            raise ValueError(f"size is one of {', '.join(SIZES)}, got {fields['size']!r}")
+        if fields.get("size", "laptop") not in sizes(root):
+            raise ValueError(f"size is one of {', '.join(sizes(root))}, got {fields['size']!r}")
         values = {
             str(name): [read_values({str(name): v}, declared, path.stem)[str(name)] for v in given]
             for name, given in fields["grid"].items()

@@ -355,7 +355,7 @@ def _work(run: Run, scratch: Path) -> None:
     folder = Path(run.folder) if run.folder else WEIGHTS
     bench = open_workbench(run.base, run.n_steps, run.guidance, folder, run.reward)
     for at in tuned(bench, run, scratch):
-        tell(at.fraction, reward=at.reward, updates=at.updates)
+        tell(at.fraction, reward=at.reward, updates=float(at.updates))
 
 
 def score_rows(planned: Sequence[Run], records: Sequence[RunRecord]) -> list[dict[str, Any]]:

@@ -154,10 +154,11 @@ def _rows(data: Mapping[str, Any], table: str = "series") -> Iterator[dict[str, 
         for row in rows:
             long = {key: value for key, value in row.items() if isinstance(value, list)}
             short = {key: value for key, value in row.items() if key not in long}
-            for place in range(max(map(len, long.values()), default=0)) if long else (None,):
-                items = {key: values[place] for key, values in long.items()} if long else {}
-                at = {} if place is None else {"index": place}
-                yield {"table": name, **short, **at, **items}
+            if not long:
+                yield {"table": name, **short}
+            for place in range(max(map(len, long.values()), default=0)):
+                items = {key: values[place] for key, values in long.items() if place < len(values)}
+                yield {"table": name, **short, "index": place, **items}
     for name, inner in data.items():
         if isinstance(inner, dict):
             yield from _rows(inner, name)

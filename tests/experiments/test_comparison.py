@@ -269,7 +269,7 @@ class TestRunAll:
         monkeypatch.setattr(
             comparison, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(1)
         )
-        monkeypatch.setattr(comparison, "open_workbench", lambda base, n_steps, reward: BENCH)
+        monkeypatch.setattr(comparison, "open_workbench", lambda *given: BENCH)
 
     def test_does_what_is_missing_and_returns_all_in_order(self, tmp_path):
         runs = [replace(RUN, updates=2, seed=seed) for seed in range(3)]

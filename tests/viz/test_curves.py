@@ -119,7 +119,7 @@ def test_the_papers_clean_end_lies_at_the_last_step():
     (paper,) = [line for line in ax.lines if line.get_label() == "paper, Fig. 3"]
     assert paper.get_xdata()[0] == STEPS - 1 and paper.get_color() == method_style("paper")["color"]
     ax = curves.plot_noise_similarity(RECORD, **PLOTS["noise_similarity"]).axes[0]
-    (paper,) = [line for line in ax.lines if line.get_label() == "paper, motion"]
+    (paper,) = [line for line in ax.lines if line.get_label() == "paper, $x_t$"]
     assert paper.get_xdata().tolist() == [STEPS - 1, 0]
 
 

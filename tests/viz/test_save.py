@@ -9,7 +9,7 @@ from easytune_lib.viz.save import save_figure
 from easytune_lib.viz.style import COLUMN, PaperFigure, styled
 
 RECORD = RunRecord("demo", {"k": 10})
-KINDS = ("pdf", "svg", "png", "json")
+KINDS = ("pdf", "svg", "png", "json", "csv")
 
 
 @styled()
@@ -30,10 +30,10 @@ def saved(tmp_path_factory):
     return path
 
 
-def test_four_files_are_written_and_nothing_else(saved):
+def test_five_files_are_written_and_nothing_else(saved):
     assert saved.name == "demo.pdf"
     assert {p.name for p in saved.parent.iterdir()} == {f"demo.{kind}" for kind in KINDS}
-    starts = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG", "json": b"{"}
+    starts = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG", "json": b"{", "csv": b"n,index,x,y"}
     for kind, start in starts.items():
         assert saved.with_suffix(f".{kind}").read_bytes().startswith(start)
 
