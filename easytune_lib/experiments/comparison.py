@@ -4,6 +4,7 @@ All runs share base model, reward, prompts, noise and batch size; a run ends whe
 of seconds (or of updates) is spent. The judge speaks only before and after.
 """
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,8 +12,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import deepcopy
 from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any, Literal
 
 import torch
@@ -333,7 +335,8 @@ def run_all(
     missing = [run for run in planned if _record(run, scratch) is None]
     done, began = len(planned) - len(missing), time.monotonic()
     report(f"{done} of {len(planned)} runs are done already, {len(missing)} to go")
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         futures = {pool.submit(_work, run, scratch): run for run in missing}
         for count, future in enumerate(as_completed(futures), 1):
             run = futures[future]
@@ -344,6 +347,18 @@ def run_all(
                 f"seed {run.seed}: done, {left / 60:.1f} min left"
             )
     return [RunRecord.load(scratch / run.record_id) for run in planned]
+
+
+def end_with_parent() -> None:
+    """Let this process end where the one that started it does, killed kernels among them."""
+    parent = parent_process()
+    assert parent is not None, "only a process that another started has a parent"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def _record(run: Run, scratch: Path) -> RunRecord | None:

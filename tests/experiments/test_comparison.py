@@ -1,10 +1,15 @@
 """One resumable run a method, rate and seed; and the rows that figures are drawn from."""
 
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from tiny_world import tiny_bench
@@ -267,7 +272,7 @@ class TestRunAll:
     def threads(self, monkeypatch):
         """Processes take seconds to start."""
         monkeypatch.setattr(
-            comparison, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(1)
+            comparison, "ProcessPoolExecutor", lambda workers, **options: ThreadPoolExecutor(1)
         )
         monkeypatch.setattr(comparison, "open_workbench", lambda *given: BENCH)
 
@@ -289,6 +294,38 @@ class TestRunAll:
         with pytest.raises(ValueError, match="the run is for weights other"):
             run_all(runs, tmp_path, lambda line: None)
         assert RunRecord.find(tmp_path, "finetune", runs[0].parameters) is not None
+
+
+@pytest.mark.slow
+def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
+    """A kernel that is killed leaves nobody behind who goes on computing."""
+    note = tmp_path / "pid"
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from multiprocessing import get_context\n"
+        "from pathlib import Path\n"
+        "from easytune_lib.experiments.comparison import end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        "    context = get_context('spawn')\n"
+        "    pool = ProcessPoolExecutor(1, mp_context=context, initializer=end_with_parent)\n"
+        f"    Path({str(note)!r}).write_text(str(pool.submit(os.getpid).result()))\n"
+        "    pool.submit(time.sleep, 600).result()\n"
+    )
+    with subprocess.Popen([sys.executable, str(script)]) as parent:
+        while not note.exists() or not note.read_text():
+            assert parent.poll() is None
+            time.sleep(0.1)
+        parent.kill()
+    with suppress(psutil.NoSuchProcess):
+        worker = psutil.Process(int(note.read_text()))
+        for _ in range(100):
+            if worker.status() == psutil.STATUS_ZOMBIE:  # ended, and nobody has asked yet
+                return
+            time.sleep(0.1)
+        worker.kill()
+        pytest.fail("the worker outlived its parent by ten seconds")
 
 
 def test_base_rows_are_the_untouched_base_under_the_noise_of_the_runs():

@@ -33,7 +33,13 @@ def saved(tmp_path_factory):
 def test_five_files_are_written_and_nothing_else(saved):
     assert saved.name == "demo.pdf"
     assert {p.name for p in saved.parent.iterdir()} == {f"demo.{kind}" for kind in KINDS}
-    starts = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG", "json": b"{", "csv": b"n,index,x,y"}
+    starts = {
+        "pdf": b"%PDF",
+        "svg": b"<?xml",
+        "png": b"\x89PNG",
+        "json": b"{",
+        "csv": b"n,index,x,y",
+    }
     for kind, start in starts.items():
         assert saved.with_suffix(f".{kind}").read_bytes().startswith(start)
 
