@@ -146,7 +146,7 @@ def plot_noise_similarity(
     keys = [k for k in keys if not k.endswith(("_low", "_high"))]
     if not keys:
         raise ValueError(f'no series "x_t" or "x0_hat"; there are {sorted(record.series)}')
-    encoders = list(dict.fromkeys(k.partition("/")[2] for k in keys))
+    encoders = sorted({k.partition("/")[2] for k in keys})
     fig, axes = panels(width, len(encoders), sharey=True)
     for ax, encoder in zip(axes, encoders, strict=True):
         n = 0

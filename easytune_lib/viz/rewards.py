@@ -153,7 +153,7 @@ def plot_ranking_by_step(record: RunRecord, width: float = PAGE) -> Figure:
     if not keys:
         raise ValueError(f'no series "rank/..."; there are {sorted(record.series)}')
     states = [s for s in ("x_t", "x0_hat") if any(k.split("/")[1] == s for k in keys)]
-    rewards = list(dict.fromkeys(k.split("/")[2] for k in keys))
+    rewards = sorted({k.split("/")[2] for k in keys})
     hues = [OKABE_ITO[color] for color in ("blue", "vermillion", "green", "purple")]
     colors = dict(zip(rewards, hues, strict=False))
     fig, axes = panels(width, len(states), sharey=True)
