@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SIZE ?= laptop
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test unit slow notebooks lint html figures browser lab bench doctor clean
+.PHONY: help setup reproduce test unit slow notebooks lint html figures browser lab bench torture doctor clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench: $(READY) ## Measure what fine-tuning and reward training cost, as ratios 
 
 figures: $(READY) ## Draw all figures anew, from runs/ alone
 	@$(BIN)/easytune figures
+
+torture: $(READY) ## Kill runs of every stage 200 times, resume them, compare bit for bit; writes a record (half an hour)
+	@$(BIN)/easytune torture
 
 doctor: $(READY) ## Say what is installed, what is missing and what that costs
 	@$(BIN)/easytune doctor

@@ -158,6 +158,11 @@ def _parser() -> argparse.ArgumentParser:
     get.add_argument("--to", type=Path, metavar="FOLDER", help="default: outputs/downloads/NAME")
     get.set_defaults(run=_get)
 
+    torture = commands.add_parser("torture", help="kill runs of every stage, resume, compare")
+    torture.add_argument("--kills", type=_positive, default=200, help="default: %(default)s")
+    torture.add_argument("--seed", type=int, default=0, help="of the moments; default: %(default)s")
+    torture.set_defaults(run=_torture)
+
     bench = commands.add_parser("bench", help="measure what training costs, and write a record")
     bench.add_argument(
         "what", nargs="?", default="tuning",
@@ -351,6 +356,17 @@ def _bench(options: argparse.Namespace) -> int:
     print(table(record))
     print(f"Record: {record.save(ROOT / ('outputs' if options.quick else 'runs'))}")
     return 0
+
+
+def _torture(options: argparse.Namespace) -> int:
+    from easytune_lib.batch.runner import ROOT
+    from easytune_lib.batch.torture import TortureSize, table, torture
+
+    size = TortureSize(options.kills, seed=options.seed)
+    record = torture(size, lambda line: print(line, flush=True))
+    print(table(record))
+    print(f"Record: {record.save(ROOT / 'runs')}")
+    return int(bool(record.metrics["different"] or record.metrics["failed"]))
 
 
 def _figures(options: argparse.Namespace) -> int:

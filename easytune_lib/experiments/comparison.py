@@ -143,16 +143,19 @@ def contestants(n_steps: int) -> dict[str, FineTuneMethod]:
     }
 
 
-def tuned(bench: Workbench, run: Run, scratch: Path) -> Iterator[Progress]:
+def tuned(
+    bench: Workbench, run: Run, scratch: Path, save_every: float = 20.0
+) -> Iterator[Progress]:
     """Fine-tune and judge; writes record and tuned weights to ``scratch/<run id>``.
 
     A run whose record exists is done: nothing is yielded. A killed run goes on from the last
-    whole batch that it saved, about every 20 seconds.
+    whole batch that it saved.
 
     Args:
         bench: With the weights that the run is for.
         run: What to do.
         scratch: For the record, the tuned weights and, until then, the state of the run.
+        save_every: CPU seconds between two such states, at least.
 
     Raises:
         ValueError: The bench has other weights, or not the prompts that are to be judged.
@@ -163,12 +166,12 @@ def tuned(bench: Workbench, run: Run, scratch: Path) -> Iterator[Progress]:
         raise ValueError(f"the run is for weights {run.weights}, the bench has {bench.digest}")
     path = scratch / run.record_id / "tuned.safetensors"
     if not path.exists():
-        yield from _tune(bench, run, path)
+        yield from _tune(bench, run, path, save_every)
     _, config = load_tensors(path)
     finished_record(bench, load_tuned(bench, run, scratch), run, config["curve"]).save(scratch)
 
 
-def _tune(bench: Workbench, run: Run, path: Path) -> Iterator[Progress]:
+def _tune(bench: Workbench, run: Run, path: Path, save_every: float) -> Iterator[Progress]:
     """Spend the budget, and write tuned weights and curve to ``path``."""
     model, reward = trainable(replace(bench.model, n_steps=run.n_steps)), bench.reward
     if run.lora:
@@ -203,7 +206,7 @@ def _tune(bench: Workbench, run: Run, path: Path) -> Iterator[Progress]:
         yield Progress(run.label, run.seed, count, update.reward, elapsed, min(fraction, 1.0))
         if fraction >= 1:
             break
-        if update.last and elapsed - saved_at > 20:
+        if update.last and elapsed - saved_at > save_every:
             saved_at = elapsed
             save_state(state, denoiser, optimizer, curve, update.batch + 1, elapsed, average)
     final: Any = denoiser if average is None else average.module
