@@ -234,7 +234,8 @@ def _timeless(content: Any) -> Any:
 def all_stages() -> tuple[Stage, ...]:
     """Base and reward training, SPL, fine-tuning, an over-long run, and a whole notebook."""
     bench, corpus = cache(partial(open_workbench, "mdm", 2)), cache(_small_bench)
-    bench(), corpus()  # once, before processes are copied
+    for open_once in (bench, corpus):  # before processes are copied
+        open_once()
     return (
         Stage("base", _base, 2),
         Stage("reward and SPL", lambda folder: _reward(corpus(), folder), 4),

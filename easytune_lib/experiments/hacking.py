@@ -83,7 +83,8 @@ def overtrained(bench: Workbench, course: Course, scratch: Path) -> Iterator[Pro
     anchor = Anchor(base, course.anchor) if course.anchor else None
     pool = bench.prompts["finetune"].prompts
     given = batches(model, pool, course.batch_size, course.seed, start)
-    for update in finetune(model, bench.reward, given, course.method, optimizer, anchor=anchor):
+    updates = finetune(model, bench.reward, given, course.method, optimizer, anchor=anchor)
+    for update in updates if len(curve["reward"]) < course.updates else ():
         curve["reward"].append(update.reward)
         count = len(curve["reward"])
         yield Progress(

@@ -58,6 +58,20 @@ def test_a_killed_course_goes_on_from_its_last_look(tmp_path):
     assert (killed.tables, killed.series) == (unbroken.tables, unbroken.series)
 
 
+def test_a_course_that_is_killed_before_its_record_is_written_learns_no_further(
+    tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(RunRecord, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        list(overtrained(BENCH, COURSE, tmp_path / "killed"))
+    assert list(overtrained(BENCH, COURSE, tmp_path / "killed")) == []
+    list(overtrained(BENCH, COURSE, tmp_path / "unbroken"))
+    killed, unbroken = (
+        RunRecord.load(tmp_path / name / COURSE.record_id) for name in ("killed", "unbroken")
+    )
+    assert (killed.tables, killed.series) == (unbroken.tables, unbroken.series)
+
+
 def test_a_model_from_elsewhere_is_looked_at_in_the_same_way(tmp_path):
     (record,) = run_courses(BENCH, [COURSE], tmp_path, lambda line: None)
     bench = replace(BENCH, model=replace(BENCH.model, n_steps=COURSE.n_steps))
