@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SIZE ?= laptop
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test unit slow notebooks lint html figures browser lab bench torture doctor clean
+.PHONY: help setup reproduce test unit slow notebooks lint html figures browser lab bench torture fuzz doctor clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ figures: $(READY) ## Draw all figures anew, from runs/ alone
 
 torture: $(READY) ## Kill runs of every stage 200 times, resume them, compare bit for bit; writes a record (half an hour)
 	@$(BIN)/easytune torture
+
+fuzz: $(READY) ## Throw 10,000 damaged files at every reader; writes a record (a minute)
+	@$(BIN)/easytune fuzz
 
 doctor: $(READY) ## Say what is installed, what is missing and what that costs
 	@$(BIN)/easytune doctor

@@ -60,12 +60,18 @@ class RunRecord:
         """
         path = Path(path) / "record.json" if Path(path).is_dir() else Path(path)
         try:
-            content = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as error:
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a readable run record: {error}") from error
         schema = content.get("schema") if isinstance(content, dict) else None
         if schema != SCHEMA:
             raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA}")
+        kinds = {"name": str, "parameters": dict, "metrics": dict, "series": dict, "tables": dict,
+                 "machine": dict, "schema": int}  # fmt: skip
+        if content.keys() != kinds.keys() or not all(
+            isinstance(content[name], kind) for name, kind in kinds.items()
+        ):
+            raise ValueError(f"{path} is not a run record: expected the fields {', '.join(kinds)}")
         return cls(**content)
 
     @classmethod

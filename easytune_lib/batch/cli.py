@@ -163,6 +163,11 @@ def _parser() -> argparse.ArgumentParser:
     torture.add_argument("--seed", type=int, default=0, help="of the moments; default: %(default)s")
     torture.set_defaults(run=_torture)
 
+    fuzz = commands.add_parser("fuzz", help="damage files in many ways, and have them read")
+    fuzz.add_argument("--inputs", type=_positive, default=10_000, help="default: %(default)s")
+    fuzz.add_argument("--seed", type=int, default=0, help="of the damages; default: %(default)s")
+    fuzz.set_defaults(run=_fuzz)
+
     bench = commands.add_parser("bench", help="measure what training costs, and write a record")
     bench.add_argument(
         "what", nargs="?", default="tuning",
@@ -367,6 +372,17 @@ def _torture(options: argparse.Namespace) -> int:
     print(table(record))
     print(f"Record: {record.save(ROOT / 'runs')}")
     return int(bool(record.metrics["different"] or record.metrics["failed"]))
+
+
+def _fuzz(options: argparse.Namespace) -> int:
+    from easytune_lib.batch.fuzz import FuzzSize, fuzz, table
+    from easytune_lib.batch.runner import ROOT
+
+    size = FuzzSize(options.inputs, options.seed)
+    record = fuzz(size, lambda line: print(line, flush=True))
+    print(table(record))
+    print(f"Record: {record.save(ROOT / 'runs')}")
+    return int(bool(record.metrics["found"]))
 
 
 def _figures(options: argparse.Namespace) -> int:

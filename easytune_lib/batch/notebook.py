@@ -89,16 +89,31 @@ def read_notebook(path: Path) -> Notebook:
         ValueError: The file is missing, no JSON, or of another format.
     """
     try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
+        notebook = json.loads(path.read_bytes())
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a notebook: {error}") from error
     if not isinstance(notebook, dict) or notebook.get("nbformat") != 4:
         raise ValueError(f"{path} is not a notebook of format 4, which is expected")
+    if not isinstance(notebook.get("cells"), list) or not all(map(_is_cell, notebook["cells"])):
+        raise ValueError(f"{path} has no list of cells with a type, a source and metadata")
     for cell in notebook["cells"]:
         cell["source"] = "".join(cell["source"])
     return notebook
+
+
+def _is_cell(cell: Any) -> bool:
+    """Whether it has what is read of a cell, of the right kinds."""
+    if not isinstance(cell, dict) or not isinstance(cell.get("cell_type"), str):
+        return False
+    source, about = cell.get("source"), cell.get("metadata", {})
+    marked = about.get("tags", []) if isinstance(about, dict) else None
+    lines = [source] if isinstance(source, str) else source
+    return all(
+        isinstance(texts, list) and all(isinstance(text, str) for text in texts)
+        for texts in (lines, marked)
+    )
 
 
 def tags(cell: Mapping[str, Any]) -> Sequence[str]:
@@ -130,12 +145,16 @@ def parameters_of(notebook: Notebook) -> tuple[Parameter, ...]:
 
 
 def _declared(source: str) -> Iterator[Parameter]:
-    comments = {
-        token.start[0]: token.string.lstrip("#").strip()
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    for node in ast.parse(source).body:
+    try:
+        comments = {
+            token.start[0]: token.string.lstrip("#").strip()
+            for token in tokenize.generate_tokens(io.StringIO(source).readline)
+            if token.type == tokenize.COMMENT
+        }
+        body = ast.parse(source).body
+    except (SyntaxError, tokenize.TokenError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"the parameters cell is not Python: {error}") from error
+    for node in body:
         text = ast.unparse(node)
         if not (
             isinstance(node, ast.AnnAssign)
@@ -154,7 +173,7 @@ def _declared(source: str) -> Iterator[Parameter]:
             raise ValueError(f"the parameter `{text}` has no comment that says what it is")
         try:
             default = ast.literal_eval(node.value)
-        except ValueError:
+        except (ValueError, TypeError, RecursionError, MemoryError):
             raise ValueError(f"`{text}` in the parameters cell: expected a plain value") from None
         parameter = Parameter(node.target.id, node.annotation.id, default, help_text)
         parameter.check(default)
@@ -196,8 +215,8 @@ def read_settings(path: Path, parameters: Sequence[Parameter]) -> dict[str, Scal
     import yaml
 
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+        given = yaml.safe_load(path.read_bytes()) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise ValueError(f"{path} holds a {type(given).__name__}, expected `name: value` lines")

@@ -83,9 +83,10 @@ class Sweep:
         try:
             if path.stat().st_size > 2**20:
                 raise ValueError(f"{path} has over a MiB: expected a sweep's few lines")
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-            raise ValueError(f"{path} is not a sweep file: {error}") from error
+            content = yaml.safe_load(path.read_bytes())
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+            why = " ".join(str(error).split())
+            raise ValueError(f"{path} is not a sweep file: {why}") from error
         known = [name for name in cls.__dataclass_fields__]
         if not isinstance(content, dict) or not {"notebook", "grid"} <= content.keys() <= {*known}:
             raise ValueError(

@@ -67,9 +67,11 @@ class Reference:
             ValueError: The file is missing or holds no reference.
         """
         tensors, config = load_tensors(path)
-        if "reference" not in config:
-            raise ValueError(f"{path} holds no reference statistics")
-        return cls(tensors["mean"], tensors["covariance"], config["reference"]["count"])
+        try:
+            count = int(config["reference"]["count"])
+            return cls(tensors["mean"], tensors["covariance"], count)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} holds no reference statistics") from error
 
 
 @torch.no_grad()

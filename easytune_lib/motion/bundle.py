@@ -1,10 +1,8 @@
 """The packed bundle of real motion: ``<part>_motion.npz`` and ``<part>_clips.jsonl``."""
 
 import hashlib
-import io
 import json
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from easytune_lib.motion import features, skeleton
+from easytune_lib.motion.arrays import arrays_in
 from easytune_lib.motion.corpus import Caption, Clip, Corpus, Problem
 from easytune_lib.motion.features import to_features
 from easytune_lib.motion.skeleton import HUMANML3D
@@ -63,15 +62,31 @@ def _records(root: Path, part: str) -> list[dict[str, Any]]:
         there = sorted(p.name.removesuffix("_clips.jsonl") for p in root.glob("*_clips.jsonl"))
         raise ValueError(f"{root} has no part {part!r}: {path.name} is missing; parts: {there}")
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             record = {}
-        if not record.keys() >= {"id", "split", "frames", "texts"}:
+        if not _is_record(record):
             raise ValueError(f"{path}, line {number} is cut or no clip record: fetch it again")
         records.append(record)
     return records
+
+
+def _is_record(record: Any) -> bool:
+    """Whether a line has all that is read of it, of the right kinds."""
+    kinds = {"id": str, "split": str, "frames": int, "texts": list}
+    said = {"caption": str, "tokens": str, "start": int | float, "end": int | float}
+    return (
+        isinstance(record, dict)
+        and all(isinstance(record.get(name), kind) for name, kind in kinds.items())
+        and all(
+            isinstance(text, dict)
+            and all(isinstance(text.get(name), kind) for name, kind in said.items())
+            for text in record["texts"]
+        )
+        and ("content" in record) == ("style" in record)
+    )
 
 
 def _features(
@@ -80,9 +95,16 @@ def _features(
     """Features of each record's clip; None where it is too short."""
     content = packed.read_bytes() if packed.is_file() else b""
     try:
-        with np.load(io.BytesIO(content)) as z:  # each access unpacks
-            ids, lengths, dq, step = z["ids"], z["length"], z["dq"], float(z["step"])
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        arrays = arrays_in(content)
+        ids, lengths, dq = arrays["ids"], arrays["length"], arrays["dq"]
+        step = float(arrays["step"])
+        if lengths.ndim != 1 or dq.shape != (lengths.sum(), HUMANML3D.n_joints, 3):
+            raise ValueError(f"lengths {lengths.shape} for positions {dq.shape}")
+        if ids.shape != lengths.shape or lengths.min(initial=1) < 1 or not 0 < step < 1:
+            raise ValueError(
+                f"{len(ids)} names, a shortest clip of {lengths.min(initial=1)} frames"
+            )
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{packed} is missing, cut or no packed motion: {error}") from error
     wanted = [(record["id"], record["frames"]) for record in records]
     if wanted != list(zip(ids.tolist(), lengths.tolist(), strict=True)):

@@ -1,6 +1,5 @@
 """Motions in files that other programs read: BVH for Blender and its like, npz for NumPy."""
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 from scipy.spatial.transform import Rotation
 
+from easytune_lib.motion.arrays import arrays_in
 from easytune_lib.motion.motion import Motion
 from easytune_lib.motion.skeleton import HUMANML3D, KIT, Skeleton
 from easytune_lib.storage import write_atomic
@@ -306,14 +306,13 @@ def read_npz(path: Path) -> Motion:
         ValueError: It cannot be read, is too large, or is no such file.
     """
     try:
-        with zipfile.ZipFile(path) as packed:
-            if sum(item.file_size for item in packed.infolist()) > LARGEST:
-                raise ValueError(f"{path} unpacks to more than {LARGEST >> 20} MiB")
-        with np.load(path, allow_pickle=False) as content:
-            joints: Float32[np.ndarray, "frames joints 3"] = content["joints"].astype(np.float32)
-            name, text = str(content["skeleton"]), str(content["text"])
-            fps = float(content["fps"])
-    except (OSError, KeyError, TypeError, EOFError, zipfile.BadZipFile, ValueError) as error:
+        if Path(path).stat().st_size > LARGEST:
+            raise ValueError(f"it has more than {LARGEST >> 20} MiB")
+        content = arrays_in(Path(path).read_bytes(), LARGEST)
+        joints: Float32[np.ndarray, "frames joints 3"] = content["joints"].astype(np.float32)
+        name, text = str(content["skeleton"]), str(content["text"])
+        fps = float(content["fps"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no motion of ours: {error}") from error
     if name not in SKELETONS:
         raise ValueError(f"{path} has the skeleton {name!r}; known: {', '.join(SKELETONS)}")

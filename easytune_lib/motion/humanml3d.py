@@ -12,6 +12,7 @@ Ids of mirrored motions begin with M; they are listed and read as any other.
 """
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from easytune_lib.motion.arrays import array_in
 from easytune_lib.motion.bundle import read_bundle
 from easytune_lib.motion.corpus import Caption, Clip, Corpus, FeatureStats, Problem
 from easytune_lib.motion.features import to_features
@@ -220,8 +222,8 @@ def _recognise(folder: Path) -> Skeleton:
     shapes: Counter[tuple[int, ...]] = Counter()
     for path in islice(sorted(folder.glob("*.npy")), 50):
         try:
-            shape = np.load(path, mmap_mode="r").shape[1:]
-        except (OSError, EOFError, ValueError):
+            shape = array_in(path.read_bytes()).shape[1:]
+        except (OSError, ValueError):
             continue
         shapes[shape] += 1
         votes.update(s for s in (HUMANML3D, KIT) if shape == _shape(folder.name, s))
@@ -257,6 +259,10 @@ def _walk(root: Path, folder: str, skeleton: Skeleton) -> Iterator[Clip | Proble
                 yield Problem(listed.name, what, "duplicate id")
                 continue
             seen[id] = split
+            if not re.fullmatch(r"[\w-][\w.-]{0,99}", id):
+                what = f"{id[:40]!r} is no id: expected letters, digits, _, - and ."
+                yield Problem(listed.name, what, "bad id")
+                continue
             last = number == len(ids) - 1 and not text.endswith("\n")
             if last and not (root / folder / f"{id}.npy").is_file():
                 what = f"ends in the middle of a line, {id!r} is no id: the list was cut"
@@ -346,8 +352,8 @@ def _load(path: Path) -> np.ndarray:
         ValueError: The file is missing, empty, cut, or holds something else than numbers.
     """
     try:
-        return np.load(path, allow_pickle=False).astype(np.float32)
-    except (OSError, EOFError, ValueError, TypeError) as error:
+        return array_in(path.read_bytes()).astype(np.float32)
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"is empty, cut or no array of numbers ({error})") from error
 
 
