@@ -520,7 +520,10 @@ def seed_rows(rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, Any]
 
 
 def best_rates(
-    planned: Sequence[Run], records: Sequence[RunRecord], metric: str = "mm_dist"
+    planned: Sequence[Run],
+    records: Sequence[RunRecord],
+    metric: str = "mm_dist",
+    earlier: Sequence[dict[str, Any]] = (),
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """For each method the rate with the lowest mean ``metric``, and all that was tried.
 
@@ -531,8 +534,15 @@ def best_rates(
         planned: Runs of each method and rate; the mean is over seeds and noise.
         records: Of :func:`run_all`, in the same order.
         metric: A column of the judge's scores of which less is better.
+        earlier: What a search under the same budget tried, so that a grid may be widened; rows
+            of methods and rates that are tried now, or of other seeds, are left out.
     """
     tried = score_rows(planned, records)
+    again = {(row["method"], row["lr"]) for row in tried}
+    seeds = {row["seed"] for row in tried}
+    tried += [
+        row for row in earlier if row["seed"] in seeds and (row["method"], row["lr"]) not in again
+    ]
     found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in tried:
         found[row["method"]][row["lr"]].append(row[metric])

@@ -439,6 +439,19 @@ def test_the_best_rate_is_each_method_s_own():
     assert best_rates(planned, records, "r1")[0] == {"A": 1e-5, "B": 5e-5}
 
 
+def test_a_grid_may_be_widened():
+    first = zip(finished("A", 5e-5, 0.7), finished("B", 5e-5, 0.4), strict=True)
+    _, tried = best_rates(*first)
+    more = zip(finished("A", 1e-5, 0.6), finished("B", 1e-5, 0.5), strict=True)
+    rates, both = best_rates(*more, earlier=tried)
+    assert rates == {"A": 1e-5, "B": 5e-5} and len(both) == 4
+    again = zip(finished("A", 5e-5, 0.9), strict=True)
+    rates, both = best_rates(*again, earlier=tried)
+    assert rates == {"A": 5e-5, "B": 5e-5} and [row["mm_dist"] for row in both] == [0.9, 0.4]
+    other_seed = zip(finished("A", 1e-5, 0.8, seed=1), strict=True)
+    assert best_rates(*other_seed, earlier=tried)[0] == {"A": 1e-5}
+
+
 def test_one_lucky_seed_does_not_choose_the_rate():
     planned, records = zip(
         finished("A", 1e-5, 0.1, 0), finished("A", 1e-5, 0.9, 1),
