@@ -2,14 +2,18 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from easytune_lib.storage import load_tensors
+
+Network = TypeVar("Network", bound=nn.Module)
 
 # The first whose names all end some key of a file says what the file is; special ones stand first.
 LAYOUTS: tuple[tuple[str, frozenset[str]], ...] = tuple(
@@ -127,6 +131,54 @@ def fit(network: nn.Module, tensors: dict[str, Tensor], path: Path | str) -> Non
             model the file looks like. ``network`` is then as it was.
     """
     own = network.state_dict(keep_vars=True)
+    _refuse_misfit(own, tensors, type(network).__name__, path)
+    shared: dict[int, list[str]] = defaultdict(list)
+    for name, tensor in own.items():
+        shared[id(tensor)].append(name)
+    for first, *others in shared.values():
+        for other in others:
+            if not torch.equal(tensors[first], tensors[other]):
+                raise ValueError(
+                    f"{path} does not fit {type(network).__name__}: {first} and {other} are one "
+                    "parameter there, and differ in the file"
+                )
+    network.load_state_dict({k: tensors[k].to(own[k].dtype) for k in own}, strict=True)
+
+
+def rebuilt(kind: type[Network], path: Path) -> Network:
+    """A network in eval mode, from a file of :func:`~easytune_lib.storage.save_tensors`.
+
+    Its sizes are in the file's header, under "network". Before memory is taken for them, they
+    are held against the tensors in the file.
+
+    Raises:
+        ValueError: The file is missing, or holds no such network; says which.
+    """
+    tensors, config = load_tensors(path)
+    sizes, name = config.get("network"), kind.__name__
+    if not isinstance(sizes, dict):
+        raise ValueError(f"{path} says nothing of a network in its header: it holds no {name}")
+    numbers = {key: value for key, value in sizes.items() if isinstance(value, int)}
+    if large := [key for key, value in numbers.items() if value > 2**20]:
+        raise ValueError(f"{path} holds no {name}: no network has so many {', '.join(large)}")
+    if numbers.get("layers", 0) > len(tensors):
+        raise ValueError(f"{path} holds no {name}: it has {len(tensors)} tensors, too few layers")
+    try:
+        with torch.device("meta"):
+            plan = kind(**sizes)
+    except Exception as error:  # of any kind: sizes of strangers decide what goes wrong
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{path} holds no {name}: {why} in its header") from error
+    _refuse_misfit(plan.state_dict(), tensors, name, path)
+    network = kind(**sizes)
+    fit(network, tensors, path)
+    return network.eval()
+
+
+def _refuse_misfit(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], name: str, path: Path | str
+) -> None:
+    """See :func:`fit`."""
     wrong = {
         "missing": sorted(own.keys() - tensors.keys()),
         "extra": sorted(tensors.keys() - own.keys()),
@@ -141,17 +193,4 @@ def fit(network: nn.Module, tensors: dict[str, Tensor], path: Path | str) -> Non
             f"{len(names)} {kind} {names[:5]}" for kind, names in wrong.items() if names
         )
         guess = looks_like(tensors) or "no model known here"
-        raise ValueError(
-            f"{path} does not fit {type(network).__name__}, it looks like {guess}: {told}"
-        )
-    shared: dict[int, list[str]] = defaultdict(list)
-    for name, tensor in own.items():
-        shared[id(tensor)].append(name)
-    for first, *others in shared.values():
-        for other in others:
-            if not torch.equal(tensors[first], tensors[other]):
-                raise ValueError(
-                    f"{path} does not fit {type(network).__name__}: {first} and {other} are one "
-                    "parameter there, and differ in the file"
-                )
-    network.load_state_dict({k: tensors[k].to(own[k].dtype) for k in own}, strict=True)
+        raise ValueError(f"{path} does not fit {name}, it looks like {guess}: {told}")

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from easytune_lib.checkpoints import fit
+from easytune_lib.checkpoints import rebuilt
 from easytune_lib.metrics.judge import Judge, judge_objective
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, GuidedDenoiser, LatentDenoiser, mld
@@ -35,7 +35,7 @@ from easytune_lib.records import RunRecord
 from easytune_lib.rewards.objective import MIXED, LatentNoise, spm_objective
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.seeding import stream
-from easytune_lib.storage import load_tensors, save_tensors, write_json
+from easytune_lib.storage import save_tensors, write_json
 from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.text.encoders import MiniLM
 from easytune_lib.text.table import CaptionTable
@@ -327,13 +327,7 @@ def load_network(kind: type[Any], path: Path) -> Any:
     Raises:
         ValueError: The file is missing, or holds no such network.
     """
-    tensors, config = load_tensors(path)
-    try:
-        network = kind(**config["network"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no {kind.__name__}: {error} in its header") from error
-    fit(network, tensors, path)
-    return network.eval()
+    return rebuilt(kind, path)
 
 
 def _fresh(build: Callable[[], Network], seed: int, stats: FeatureStats | None = None) -> Network:

@@ -25,7 +25,7 @@ import torch
 from easytune_lib.batch.notebook import parameters_of, read_notebook, read_settings
 from easytune_lib.batch.runner import ROOT
 from easytune_lib.batch.sweep import Sweep
-from easytune_lib.checkpoints import read_checkpoint
+from easytune_lib.checkpoints import read_checkpoint, rebuilt
 from easytune_lib.experiments.study import Study, Vote, read_votes
 from easytune_lib.metrics.report import Reference
 from easytune_lib.models.mdm import MDM
@@ -284,7 +284,8 @@ def _limited(seconds: float) -> Iterator[None]:
 
 def all_targets() -> tuple[Target, ...]:
     """Every reader of what may come from strangers, with small files of its kind."""
-    motion, weights = _motion(), MDM(263, dim=8, layers=1).state_dict()
+    motion, network = _motion(), MDM(263, dim=8, layers=1)
+    weights = network.state_dict()
 
     def in_file(name: str, write: Callable[[Path], object]) -> Callable[[Path], object]:
         def make(folder: Path) -> object:
@@ -318,6 +319,9 @@ def all_targets() -> tuple[Target, ...]:
         Target("reference", in_file("a.safetensors", Reference(
             torch.zeros(4), torch.eye(4), 9).save),
                lambda folder: Reference.load(folder / "a.safetensors")),
+        Target("network", in_file("a.safetensors", lambda p: save_tensors(
+            p, network.state_dict(), {"network": network.config})),
+               lambda folder: rebuilt(MDM, folder / "a.safetensors")),
         Target("study", in_file("a.safetensors", Study(
             ("base", "tuned"), ("hop",), torch.tensor([4]), torch.zeros(2, 1, 4, 263), 0).save),
                lambda folder: Study.load(folder / "a.safetensors")),

@@ -24,10 +24,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from easytune_lib.checkpoints import fit
+from easytune_lib.checkpoints import rebuilt
 from easytune_lib.motion.corpus import Clip, MotionBatch
 from easytune_lib.motion.skeleton import skeleton_of
-from easytune_lib.storage import load_tensors, save_tensors
+from easytune_lib.storage import save_tensors
 from easytune_lib.text.words import WordVectors
 from easytune_lib.training import Objective
 
@@ -126,12 +126,7 @@ class Judge(nn.Module):
         Raises:
             ValueError: The file is missing or holds no judge; says which.
         """
-        tensors, config = load_tensors(path)
-        if "network" not in config:
-            raise ValueError(f"{path} says nothing of a network in its header: it holds no judge")
-        judge = cls(**config["network"])
-        fit(judge, tensors, path)
-        return judge.eval()
+        return rebuilt(cls, path)
 
 
 class MovementConvEncoder(nn.Module):
