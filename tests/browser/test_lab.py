@@ -2,10 +2,12 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),
 ]
 SHOTS = ROOT / "outputs" / "screenshots"
+UNDER_WAY = re.compile(r"update ([3-9]|[1-3]\d)")
 BENIGN = ("favicon", "ResizeObserver loop")
 
 
@@ -144,7 +147,9 @@ def test_from_a_prompt_of_ones_own_to_a_video_by_clicking(browser, address, fold
     page.wait_for_timeout(300)
     control(panel, "start").click()
     panel.locator(".et-note", has_text="run 2").wait_for(timeout=30_000)
-    panel.locator(".et-note", has_text="update 3").wait_for(timeout=60_000)
+    panel.locator(".et-note", has_text=re.compile(r"update ([3-9]|[1-3]\d)")).wait_for(
+        timeout=60_000
+    )
     assert book.python("print(cockpit.run.state)") == "running"  # the kernel is free meanwhile
     control(panel, "pause").click()
     panel.locator(".et-note", has_text="is paused").wait_for(timeout=10_000)
@@ -166,7 +171,9 @@ def test_from_a_prompt_of_ones_own_to_a_video_by_clicking(browser, address, fold
     control(panel, "method").select_option("DRaFT-5")
     control(panel, "start").click()
     panel.locator(".et-note", has_text="run 3").wait_for(timeout=30_000)
-    panel.locator(".et-note", has_text="update 5").wait_for(timeout=60_000)
+    panel.locator(".et-note", has_text=re.compile(r"update ([5-9]|[1-3]\d)")).wait_for(
+        timeout=60_000
+    )
     control(panel, "stop").click()
     panel.locator(".et-note", has_text="is stopped").wait_for(timeout=30_000)
     assert panel.locator(".et-name").all_inner_texts()[0] == "before"
@@ -219,6 +226,7 @@ def test_the_export_works_without_a_network(browser, tmp_path, dark, scale):
 
 
 def test_the_player_is_fast_enough(tmp_path):
-    record = bench_player(QUICK_PLAYER, lambda line: None)
+    with ThreadPoolExecutor(1) as apart:  # a thread has one Playwright, and ours has one
+        record = apart.submit(bench_player, QUICK_PLAYER, lambda line: None).result()
     assert record.metrics["kilobytes_1"] < 60
     assert record.machine["player"][0]["frames_per_second"] > 10  # on a machine that is busy
