@@ -1,4 +1,4 @@
-"""Notebooks 17 and 18 in a real JupyterLab, and their export, in a headless Chromium."""
+"""Notebooks in a real JupyterLab, and as pages, in a headless Chromium."""
 
 import importlib.util
 import os
@@ -9,10 +9,12 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import pytest
 
 from easytune_lib.batch.browser import QUICK_PLAYER, bench_player, chromium, missing
+from easytune_lib.batch.page import write_site
 
 _spec = importlib.util.spec_from_file_location("lab", Path(__file__).with_name("lab.py"))
 assert _spec and _spec.loader
@@ -25,6 +27,7 @@ pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
     pytest.mark.filterwarnings("default"),
 ]
+BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SHOTS = ROOT / "outputs" / "screenshots"
 UNDER_WAY = re.compile(r"update ([3-9]|[1-3]\d)")
 BENIGN = ("favicon", "ResizeObserver loop")
@@ -223,6 +226,37 @@ def test_the_export_works_without_a_network(browser, tmp_path, dark, scale):
     assert inside == []
     assert [error for error in errors if "MathJax" not in error and "require" not in error] == []
     context.close()
+
+
+def test_every_page_of_the_site_opens_without_a_network(browser, tmp_path):
+    context = browser.new_context(offline=True, viewport={"width": 1100, "height": 1000})
+    contents, *pages = write_site(ROOT, tmp_path)
+    assert len(pages) == len(BOOKS)
+    for path in (contents, *pages):
+        page, asked, errors = context.new_page(), [], []
+        page.on("pageerror", lambda error, found=errors: found.append(str(error)))
+        page.on("console", lambda m, found=errors: found.append(m.text) if m.type == "error" else 0)
+        page.on("request", lambda request, found=asked: found.append(request.url))
+        page.goto(path.as_uri(), wait_until="load")
+        page.wait_for_timeout(300)
+        away = [url for url in asked if not url.startswith(("about:", "data:", "file:", "blob:"))]
+        assert (away, worries(errors)) == ([], []), path.name
+        width = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+        assert width <= 1, f"{path.name} is {width} points too wide"
+        links = page.locator("a[href$='.html']").evaluate_all("all => all.map(a => a.href)")
+        assert all(Path(unquote(urlparse(link).path)).exists() for link in links), path.name
+        page.close()
+    context.close()
+
+
+def test_every_notebook_opens_in_the_lab(browser, address, folder):
+    for path in BOOKS:
+        shutil.copy(path, folder / "notebooks")
+        book = Notebook(browser, address, f"notebooks/{path.name}")
+        assert book.page.locator(".jp-Cell").count() > 4
+        assert worries(book.errors) == [], path.name
+        book.page.evaluate("() => jupyterapp.commands.execute('kernelmenu:shutdown')")
+        book.page.close()
 
 
 def test_the_player_is_fast_enough(tmp_path):
