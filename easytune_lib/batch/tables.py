@@ -21,7 +21,10 @@ _JUDGED = {
     "diversity": Column("Diversity"), "mmodality": Column("MModality"),
 }  # fmt: skip
 _RECALL = ("R@1", "R@2", "R@3", "R@5", "R@10")
-_GAIN = "in brackets: 95 % interval of the gain over the base, over training seeds (of ceilings: of the value)"
+_GAIN = (
+    "in brackets: 95 % interval of the gain over the base, over training seeds "
+    "(of ceilings: of the value)"
+)
 Made = tuple[Sequence[str], Sequence[Column], Sequence[Row]]
 
 
@@ -126,14 +129,14 @@ def _retrieval(record: RunRecord) -> Made:
             values.setdefault(place, {}).setdefault(row["metric"], []).append(100 * row["value"])
     rows = [
         Row(place, [Cell(*spread(own[k])) for k in _RECALL], f"{place[0]}, {place[1]}")
-        for place, own in values.items()
+        for place, own in sorted(values.items(), key=lambda item: item[0][:2])
     ]
     columns = [Column(f"{key} (%)", 1, 2) for key in _RECALL]
     return ["Captions", "Direction", "Model"], columns, rows
 
 
 def _cost(record: RunRecord) -> Made:
-    """Seconds an update, and to each threshold; a base that was not asked for one has none there."""
+    """Seconds an update, reward on test prompts at the end, and seconds to each threshold."""
     reach = {
         (row["base"], row["method"], row["threshold"]): Cell(row["median"], row["low"], row["high"])
         for row in record.tables["reach"]
@@ -144,8 +147,10 @@ def _cost(record: RunRecord) -> Made:
     for row in record.tables["pace"]:
         own = [reach.get((row["base"], row["method"], mark), Cell(None)) for mark in marks]
         first = Cell(row["seconds"], row["seconds_low"], row["seconds_high"])
-        rows.append(Row([row["base"], row["method"]], [first, *own], row["base"]))
-    columns = [Column("s/update", -1), *(Column(f"to {mark:g}", -1, 1) for mark in marks)]
+        cells = [first, Cell(row["test_reward"]), *own]
+        rows.append(Row([row["base"], row["method"]], cells, row["base"]))
+    columns = [Column("s/update", -1), Column("Test reward", 1)]
+    columns += [*(Column(f"to {mark:g}", -1, 1) for mark in marks)]
     return ["Base", "Method"], columns, rows
 
 
@@ -180,7 +185,9 @@ TABLES = (
     ),
     Table(
         "s9_cost", "alignment_cost", _cost,
-        "CPU seconds an update and, as median, to a training reward; --: not reached by half of "
+        "CPU seconds an update, reward on test prompts at the end of the run, and median seconds "
+        "to a training reward (each method reads its own states, so that it may be reached while "
+        "the test reward is not); --: not reached by half of "
         "the seeds, or not asked on this base; brackets: 95 % intervals", by="batch_size",
     ),
 )  # fmt: skip
