@@ -42,7 +42,7 @@ notebooks: $(READY) ## Run the committed notebooks and compare with their output
 html: $(READY) ## Export all notebooks as web pages that need no network, into outputs/site
 	@$(BIN)/easytune html
 
-browser: $(READY) ## Notebooks 17 and 18 by hand of a headless Chromium; screenshots in outputs/screenshots
+browser: $(READY) ## Notebooks and their pages in a headless Chromium; screenshots in outputs/screenshots (minutes)
 	@$(BIN)/python -c "import playwright" 2>/dev/null || $(BIN)/python -m pip install --quiet "playwright>=1.45,<2"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m slow tests/browser
 

@@ -216,7 +216,7 @@ def test_a_file_of_another_network_is_refused(trained):
     out, _ = trained
     with pytest.raises(ValueError, match=r"mld\.safetensors holds no MDM: .*latent"):
         load_network(MDM, out / "mld.safetensors")
-    with pytest.raises(ValueError, match=r"training/mdm\.safetensors holds no MDM: 'network'"):
+    with pytest.raises(ValueError, match=r"training/mdm\.safetensors says nothing of a network"):
         load_network(MDM, out / "training" / "mdm.safetensors")
 
 
