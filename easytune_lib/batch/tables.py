@@ -186,9 +186,9 @@ TABLES = (
     Table(
         "s9_cost", "alignment_cost", _cost,
         "CPU seconds an update, reward on test prompts at the end of the run, and median seconds "
-        "to a training reward (each method reads its own states, so that it may be reached while "
-        "the test reward is not); --: not reached by half of "
-        "the seeds, or not asked on this base; brackets: 95 % intervals", by="batch_size",
+        "to a training reward; --: not reached by half of the seeds, or not asked on this base; "
+        "brackets: the first and the last seed for times to a reward, 95 % intervals elsewhere",
+        by="batch_size",
     ),
 )  # fmt: skip
 """Each table; several of a kind share a record."""
