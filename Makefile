@@ -53,8 +53,9 @@ bench: $(READY) ## Measure what fine-tuning and reward training cost, as ratios 
 	@$(BIN)/easytune bench
 	@$(BIN)/easytune bench reward
 
-figures: $(READY) ## Draw all figures anew, from runs/ alone
+figures: $(READY) ## Draw all figures and make all LaTeX tables anew, from runs/ alone
 	@$(BIN)/easytune figures
+	@$(BIN)/easytune tables
 
 torture: $(READY) ## Kill runs of every stage 200 times, resume them, compare bit for bit; writes a record (half an hour)
 	@$(BIN)/easytune torture

@@ -189,6 +189,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     figures.set_defaults(run=_figures)
 
+    tables = commands.add_parser("tables", help="make all LaTeX tables anew, from runs/ alone")
+    tables.add_argument("--out", type=Path, metavar="DIR", help="default: figures/tables")
+    tables.set_defaults(run=_tables)
+
     doctor = commands.add_parser("doctor", help="what is installed, what is missing and its cost")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -393,6 +397,15 @@ def _figures(options: argparse.Namespace) -> int:
         raise ValueError("--venue makes other figures than those of figures/: give them an --out")
     drawn = draw_figures(ROOT / "runs", options.out or ROOT / "figures", options.venue)
     print(f"{len(drawn)} figures as PDF, SVG, PNG, CSV and JSON")
+    return 0
+
+
+def _tables(options: argparse.Namespace) -> int:
+    from easytune_lib.batch.runner import ROOT
+    from easytune_lib.batch.tables import make_tables
+
+    made = make_tables(ROOT / "runs", options.out or ROOT / "figures" / "tables")
+    print(f"{len(made)} tables as LaTeX")
     return 0
 
 

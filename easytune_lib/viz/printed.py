@@ -94,7 +94,7 @@ def printed(runs: Path, size: str) -> list[tuple[str, Printed, RunRecord]]:
     return [(name, *chosen[name][1:]) for name in sorted(chosen)]
 
 
-def _from(key: str, least: float) -> Callable[[Parameters], Sequence[str]]:
+def _from(key: str, least: int | float) -> Callable[[Parameters], Sequence[str]]:
     """A record of the full size has at least so much of ``key``."""
     return lambda parameters: FULL if parameters[key] >= least else LAPTOP
 
