@@ -27,9 +27,10 @@ from easytune_lib.batch.runner import ROOT
 from easytune_lib.batch.sweep import Sweep
 from easytune_lib.checkpoints import read_checkpoint, rebuilt
 from easytune_lib.experiments.study import Study, Vote, read_votes
+from easytune_lib.explorers.kept import FILE, keep_motions, kept_motions
 from easytune_lib.metrics.report import Reference
 from easytune_lib.models.mdm import MDM
-from easytune_lib.models.official.open import inspect_checkpoint
+from easytune_lib.models.official.open import inspect_checkpoint, read_pair
 from easytune_lib.motion.features import to_joints
 from easytune_lib.motion.files import read_bvh, read_npz, write_bvh, write_npz
 from easytune_lib.motion.humanml3d import open_corpus, read_folder, read_statistics
@@ -287,60 +288,57 @@ def all_targets() -> tuple[Target, ...]:
     motion, network = _motion(), MDM(263, dim=8, layers=1)
     weights = network.state_dict()
 
-    def in_file(name: str, write: Callable[[Path], object]) -> Callable[[Path], object]:
-        def make(folder: Path) -> object:
-            folder.mkdir(parents=True)
-            return write(folder / name)
-
-        return make
-
-    def text(name: str, content: str) -> Callable[[Path], object]:
-        return in_file(name, lambda path: path.write_text(content))
-
-    votes = "\n".join(
-        Vote("study", "ann", pair, "left", 1.5, datetime(2026, 1, 1, tzinfo=UTC)).line
+    votes = "".join(
+        Vote("study", "ann", pair, "left", 1.5, datetime(2026, 1, 1, tzinfo=UTC)).line + "\n"
         for pair in range(3)
     )
+    reference = Reference(torch.zeros(4), torch.eye(4), 9)
+    study = Study(("base", "tuned"), ("hop",), torch.tensor([4]), torch.zeros(2, 1, 4, 263), 0)
     return (
-        Target("record", in_file("record.json", _write_record),
-               lambda folder: RunRecord.load(folder / "record.json")),
-        Target("safetensors checkpoint",
-               in_file("a.safetensors", lambda p: save_tensors(p, weights, {"network": {}})),
-               lambda folder: read_checkpoint(folder / "a.safetensors")),
-        Target("checkpoint", in_file("a.pt", lambda p: torch.save({"state_dict": weights}, p)),
-               lambda folder: read_checkpoint(folder / "a.pt")),
-        Target("old checkpoint",
-               in_file("a.tar", lambda p: torch.save(
-                   weights, p, _use_new_zipfile_serialization=False)),
-               lambda folder: read_checkpoint(folder / "a.tar")),
-        Target("inspected checkpoint",
-               in_file("a.safetensors", lambda p: save_tensors(p, _official(), {})),
-               lambda folder: inspect_checkpoint(folder / "a.safetensors")),
-        Target("reference", in_file("a.safetensors", Reference(
-            torch.zeros(4), torch.eye(4), 9).save),
-               lambda folder: Reference.load(folder / "a.safetensors")),
-        Target("network", in_file("a.safetensors", lambda p: save_tensors(
-            p, network.state_dict(), {"network": network.config})),
-               lambda folder: rebuilt(MDM, folder / "a.safetensors")),
-        Target("study", in_file("a.safetensors", Study(
-            ("base", "tuned"), ("hop",), torch.tensor([4]), torch.zeros(2, 1, 4, 263), 0).save),
-               lambda folder: Study.load(folder / "a.safetensors")),
-        Target("votes", text("v.jsonl", votes + "\n"),
-               lambda folder: read_votes(folder / "v.jsonl")),
-        Target("BVH", in_file("a.bvh", lambda p: write_bvh(motion, p)),
-               lambda folder: read_bvh(folder / "a.bvh")),
-        Target("npz", in_file("a.npz", lambda p: write_npz(motion, p)),
-               lambda folder: read_npz(folder / "a.npz")),
+        _of_file("record", "record.json", _write_record, RunRecord.load),
+        _of_file("safetensors checkpoint", "a.safetensors",
+                 lambda p: save_tensors(p, weights, {"network": {}}), read_checkpoint),
+        _of_file("checkpoint", "a.pt", lambda p: torch.save({"state_dict": weights}, p),
+                 read_checkpoint),
+        _of_file("old checkpoint", "a.tar", lambda p: torch.save(
+            weights, p, _use_new_zipfile_serialization=False), read_checkpoint),
+        _of_file("inspected checkpoint", "a.safetensors",
+                 lambda p: save_tensors(p, _official(), {}), inspect_checkpoint),
+        _of_file("reference", "a.safetensors", reference.save, Reference.load),
+        _of_file("network", "a.safetensors",
+                 lambda p: save_tensors(p, weights, {"network": network.config}),
+                 lambda p: rebuilt(MDM, p)),
+        _of_file("study", "a.safetensors", study.save, Study.load),
+        _of_file("votes", "v.jsonl", lambda p: p.write_text(votes), read_votes),
+        _of_file("BVH", "a.bvh", lambda p: write_bvh(motion, p), read_bvh),
+        _of_file("npz", "a.npz", lambda p: write_npz(motion, p), read_npz),
+        _of_file("kept motions", FILE, lambda p: keep_motions(p.parent, {"base": motion}),
+                 lambda p: kept_motions(p.parent)),
         Target("statistics", _write_statistics, read_statistics),
+        Target("pair of statistics", _write_statistics,
+               lambda folder: read_pair(folder / "Mean.npy", folder / "Std.npy")),
         Target("HumanML3D folder", _write_folder, read_folder),
         Target("bundle", _write_bundle, open_corpus),
-        Target("notebook", in_file("n.ipynb", lambda p: p.write_text(_SMALL_NOTEBOOK)),
-               lambda folder: parameters_of(read_notebook(folder / "n.ipynb"))),
-        Target("notebook parameters",
-               text("p.yaml", "base: mdm\nn_steps: 20\nseconds: 2.5\n"),
-               lambda folder: read_settings(folder / "p.yaml", _declared())),
-        Target("sweep", text("s.yaml", _SWEEP), lambda folder: Sweep.read(folder / "s.yaml", ROOT)),
+        _of_file("notebook", "n.ipynb", lambda p: p.write_text(_SMALL_NOTEBOOK),
+                 lambda p: parameters_of(read_notebook(p))),
+        _of_file("notebook parameters", "p.yaml",
+                 lambda p: p.write_text("base: mdm\nn_steps: 20\nseconds: 2.5\n"),
+                 lambda p: read_settings(p, _declared())),
+        _of_file("sweep", "s.yaml", lambda p: p.write_text(_SWEEP),
+                 lambda p: Sweep.read(p, ROOT)),
     )  # fmt: skip
+
+
+def _of_file(
+    name: str, file: str, write: Callable[[Path], object], read: Callable[[Path], object]
+) -> Target:
+    """A reader of one file."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        write(folder / file)
+
+    return Target(name, make, lambda folder: read(folder / file))
 
 
 _SMALL_NOTEBOOK = json.dumps({

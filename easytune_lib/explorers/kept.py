@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from easytune_lib.motion.arrays import arrays_in
+from easytune_lib.motion.files import LARGEST, SKELETONS
 from easytune_lib.motion.motion import Motion
-from easytune_lib.motion.skeleton import HUMANML3D, KIT
 from easytune_lib.storage import write_atomic
 
 FILE = "motions.npz"
-_SKELETONS = {skeleton.name: skeleton for skeleton in (HUMANML3D, KIT)}
 
 
 def keep_motions(folder: Path, motions: Mapping[str, Motion]) -> Path:
@@ -35,14 +35,13 @@ def kept_motions(folder: Path) -> dict[str, Motion]:
     if not path.is_file():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            found = {}
-            for i, name in enumerate(stored["names"].tolist()):
-                skeleton, fps, text = stored[f"about_{i}"].tolist()
-                joints = stored[f"joints_{i}"].astype(np.float32)
-                found[str(name)] = Motion(joints, float(fps), _SKELETONS[skeleton], text)
-            return found
-    except (OSError, KeyError, ValueError) as error:
+        stored, found = arrays_in(path.read_bytes(), LARGEST), {}
+        for i, name in enumerate(stored["names"].tolist()):
+            skeleton, fps, text = stored[f"about_{i}"].tolist()
+            joints = stored[f"joints_{i}"].astype(np.float32)
+            found[str(name)] = Motion(joints, float(fps), SKELETONS[skeleton], text)
+        return found
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} does not hold motions as a cockpit keeps them: {error}"
         ) from error

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from easytune_lib.checkpoints import fit, read_checkpoint
 from easytune_lib.metrics.judge import UNIT, Judge, last_states
 from easytune_lib.metrics.protocol import evaluator_std
+from easytune_lib.motion.arrays import array_in
 from easytune_lib.motion.corpus import Clip, FeatureStats
 from easytune_lib.motion.skeleton import HUMANML3D, KIT
 from easytune_lib.text.words import UNKNOWN, WordVectors
@@ -70,8 +71,8 @@ class TaggedWords:
         try:
             index = _plain(order) if order.exists() else {word: i for i, word in enumerate(words)}
             rows = {str(word): int(index[word]) for word in words}
-            table = np.load(folder / "our_vab_data.npy", allow_pickle=False).astype(np.float32)
-        except (OSError, EOFError, ValueError, TypeError, KeyError) as error:
+            table = array_in((folder / "our_vab_data.npy").read_bytes()).astype(np.float32)
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{folder} holds no words with their vectors: {error!r}") from error
         if (
             table.ndim != 2

@@ -18,6 +18,7 @@ from easytune_lib.models.official.mdm import UNREAD, OfficialMDM
 from easytune_lib.models.official.mld import MotionDenoiser, OfficialMLD
 from easytune_lib.models.official.motiondiffuse import MotionDiffuse
 from easytune_lib.models.official.motionlcm import MotionLCM
+from easytune_lib.motion.arrays import array_in
 from easytune_lib.motion.corpus import FeatureStats
 from easytune_lib.storage import part, save_tensors, write_json
 from easytune_lib.text.encoders import PUBLISHED
@@ -343,8 +344,8 @@ def read_pair(mean: Path, std: Path) -> FeatureStats:
         ValueError: One cannot be read, or they do not belong together; one line.
     """
     try:
-        m, s = (np.load(file, allow_pickle=False).astype(np.float32) for file in (mean, std))
-    except (OSError, EOFError, ValueError) as error:
+        m, s = (array_in(file.read_bytes()).astype(np.float32) for file in (mean, std))
+    except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"{mean} and {std} are no arrays: {error}") from error
     if m.ndim != 1 or m.shape != s.shape or not np.isfinite(m).all() or not (s > 0).all():
         raise ValueError(f"{mean} {m.shape} and {std} {s.shape} are no mean and std of features")
