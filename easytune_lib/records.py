@@ -5,9 +5,10 @@ import json
 import platform
 import re
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from easytune_lib.storage import write_json
 
@@ -79,6 +80,51 @@ class RunRecord:
         """The finished run with these parameters, if there is one."""
         path = Path(runs) / run_id(name, parameters) / "record.json"
         return cls.load(path) if path.exists() else None
+
+
+@runtime_checkable
+class Shown(Protocol):
+    """What is made from a record: a figure, a table."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the records that it is made from."""
+        ...
+
+    @property
+    def by(self) -> str:
+        """The parameter of which the record that is shown has most."""
+        ...
+
+
+Entry = TypeVar("Entry", bound=Shown)
+
+
+def leading(
+    runs: Path, entries: Sequence[Entry], name_of: Callable[[Entry, RunRecord], str | None]
+) -> dict[str, tuple[Entry, RunRecord]]:
+    """What there is to show, by name, in the order of names: an entry and its record.
+
+    Of several records that would give one name, that with the most in ``by`` is taken, of equal
+    ones that with the most seeds, then the latest.
+
+    Args:
+        runs: The folder of records.
+        entries: What may be shown.
+        name_of: Of an entry and a record of its kind; ``None`` where it is not shown.
+
+    Raises:
+        ValueError: A record cannot be read.
+    """
+    found: dict[str, tuple[Any, Entry, RunRecord]] = {}
+    for record in (RunRecord.load(path) for path in sorted(runs.glob("*/record.json"))):
+        for entry in (entry for entry in entries if entry.kind == record.name):
+            counts = (record.parameters.get(key, 0) for key in (entry.by, "seeds"))
+            rank = (*counts, str(record.machine.get("created", "")))
+            name = name_of(entry, record)
+            if name is not None and (name not in found or rank > found[name][0]):
+                found[name] = (rank, entry, record)
+    return {name: found[name][1:] for name in sorted(found)}
 
 
 def run_id(name: str, parameters: dict[str, Any]) -> str:

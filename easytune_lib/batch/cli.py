@@ -3,13 +3,14 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from easytune_lib import __version__
 
 if TYPE_CHECKING:
+    from easytune_lib.records import RunRecord
     from easytune_lib.training import TrainingStep
 
 
@@ -362,9 +363,14 @@ def _bench(options: argparse.Namespace) -> int:
         "player": (player.bench_player, player.QUICK_PLAYER, player.PlayerSize(), player.table),
     }[options.what]
     record = measure(quick if options.quick else full, say)
-    print(table(record))
-    print(f"Record: {record.save(ROOT / ('outputs' if options.quick else 'runs'))}")
+    _keep(record, table, ROOT / ("outputs" if options.quick else "runs"))
     return 0
+
+
+def _keep(record: "RunRecord", table: "Callable[[RunRecord], str]", folder: Path) -> None:
+    """Print what a measurement says, and write its record."""
+    print(table(record))
+    print(f"Record: {record.save(folder)}")
 
 
 def _torture(options: argparse.Namespace) -> int:
@@ -373,8 +379,7 @@ def _torture(options: argparse.Namespace) -> int:
 
     size = TortureSize(options.kills, seed=options.seed)
     record = torture(size, lambda line: print(line, flush=True))
-    print(table(record))
-    print(f"Record: {record.save(ROOT / 'runs')}")
+    _keep(record, table, ROOT / "runs")
     return int(bool(record.metrics["different"] or record.metrics["failed"]))
 
 
@@ -384,8 +389,7 @@ def _fuzz(options: argparse.Namespace) -> int:
 
     size = FuzzSize(options.inputs, options.seed)
     record = fuzz(size, lambda line: print(line, flush=True))
-    print(table(record))
-    print(f"Record: {record.save(ROOT / 'runs')}")
+    _keep(record, table, ROOT / "runs")
     return int(bool(record.metrics["found"]))
 
 

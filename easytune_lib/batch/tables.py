@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from easytune_lib.metrics.intervals import spread
-from easytune_lib.records import RunRecord
+from easytune_lib.records import RunRecord, leading
 from easytune_lib.storage import write_atomic
 from easytune_lib.viz.latex import Cell, Column, Row, latex_table
 
@@ -54,7 +54,7 @@ def make_tables(runs: Path, out: Path, say: Callable[[str], None] = print) -> li
         ValueError: A record does not hold what its table shows.
     """
     made = []
-    for name, (table, record) in sorted(chosen(runs).items()):
+    for name, (table, record) in chosen(runs).items():
         try:
             labels, columns, rows = table.make(record)
         except KeyError as error:
@@ -69,16 +69,8 @@ def make_tables(runs: Path, out: Path, say: Callable[[str], None] = print) -> li
 
 
 def chosen(runs: Path) -> dict[str, tuple[Table, RunRecord]]:
-    """By name of table: of its records that with the most in ``by``, then seeds, then latest."""
-    found: dict[str, tuple[Any, Table, RunRecord]] = {}
-    for record in (RunRecord.load(path) for path in sorted(runs.glob("*/record.json"))):
-        for table in (table for table in TABLES if table.kind == record.name):
-            counts = (record.parameters.get(key, 0) for key in (table.by, "seeds"))
-            rank = (*counts, str(record.machine.get("created", "")))
-            name = _file_name(table.name.format(**record.parameters))
-            if name not in found or rank > found[name][0]:
-                found[name] = (rank, table, record)
-    return {name: (table, record) for name, (_, table, record) in found.items()}
+    """By name of table: of its records the leading one."""
+    return leading(runs, TABLES, lambda table, r: _file_name(table.name.format(**r.parameters)))
 
 
 def _file_name(text: str) -> str:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TextIO
@@ -233,20 +233,14 @@ def _timeless(content: Any) -> Any:
 
 def all_stages() -> tuple[Stage, ...]:
     """Base and reward training, SPL, fine-tuning, an over-long run, and a whole notebook."""
-    bench, corpus = cache(partial(open_workbench, "mdm", 2)), cache(_small_bench)
-    for open_once in (bench, corpus):  # before processes are copied
-        open_once()
+    bench, rewards = open_workbench("mdm", 2), open_bench(synthetic_corpus(clips=240))
     return (
         Stage("base", _base, 2),
-        Stage("reward and SPL", lambda folder: _reward(corpus(), folder), 4),
-        Stage("fine-tuning", lambda folder: _tune(bench(), folder), 6),
-        Stage("over-long", lambda folder: _course(bench(), folder), 6),
+        Stage("reward and SPL", partial(_reward, rewards), 4),
+        Stage("fine-tuning", partial(_tune, bench), 6),
+        Stage("over-long", partial(_course, bench), 6),
         Stage("notebook", _notebook, 2),
     )
-
-
-def _small_bench() -> Bench:
-    return open_bench(synthetic_corpus(clips=240))
 
 
 def _base(folder: Path) -> None:

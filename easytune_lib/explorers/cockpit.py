@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,10 @@ class Cockpit(Panel):
             raise ValueError("write a caption first: what shall the motion show?")
         if caption not in self._asked:
             self._asked[caption] = ask([caption], self.seconds)
-        s, v = self._settings, self.values
-        settings = Settings(
-            v["method"], float(v["lr"]), int(v["updates"]), int(v["every"]), s.batch_size,
-            s.held_out, s.seed,
+        v = self.values
+        settings = replace(
+            self._settings, method=v["method"], lr=float(v["lr"]), updates=int(v["updates"]),
+            every=int(v["every"]),
         )  # fmt: skip
         run = TuningRun(self.bench, self._asked[caption], settings, lambda _: self._draw())
         self.runs.append(run)

@@ -1,6 +1,5 @@
 """The noise explorer: what a reward can still read of a motion on its way."""
 
-import json
 from collections.abc import Sequence
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from easytune_lib.diffusion.rollout import rollout
-from easytune_lib.explorers.panel import Panel, View, chart, choice, line
+from easytune_lib.explorers.panel import Panel, View, chart, choice, key_of, line
 from easytune_lib.plan import GradientPlan
 from easytune_lib.recipes import REWARDS, RewardNoise, load_network
 from easytune_lib.rewards.alignment import AlignmentReward
@@ -56,7 +55,7 @@ class NoiseExplorer(Panel):
         for name in readers:
             for row, text in enumerate([EVERY, *texts]):
                 rows = slice(None) if row == 0 else slice(row - 1, row)
-                views[_key(text, name)] = _view(
+                views[key_of([text, name])] = _view(
                     at, {k: v[:, rows].mean(1) for k, v in self.similarity[name].items()},
                     {k: v[:, rows].mean(1) for k, v in self.ranks[name].items()}, len(prompts),
                 )  # fmt: skip
@@ -66,10 +65,6 @@ class NoiseExplorer(Panel):
              choice("reward", "reward, by the noise it learned from", list(readers))],
             {"prompt": EVERY, "reward": next(iter(readers))}, {}, views, height=400,
         )  # fmt: skip
-
-
-def _key(text: str, reward: str) -> str:
-    return json.dumps([text, reward], separators=(",", ":"), ensure_ascii=False)
 
 
 def _apart(texts: Sequence[str]) -> list[str]:

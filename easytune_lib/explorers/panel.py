@@ -58,6 +58,11 @@ def chart(
     return {"title": title, "x_label": x_label, "series": list(series), **rest}
 
 
+def key_of(values: Sequence[object]) -> str:
+    """What a view is kept under: the values of controls in their order, as the page writes them."""
+    return json.dumps(values, separators=(",", ":"), ensure_ascii=False)
+
+
 class Panel(anywidget.AnyWidget):
     """The common ground of the explorers.
 
@@ -108,7 +113,7 @@ class Panel(anywidget.AnyWidget):
         values = self.values if values is None else values
         kept = [c["name"] for c in self.controls if "options" in c or c["kind"] == "table"]
         names = [values.get(name) for name in kept]
-        return json.dumps(names, separators=(",", ":"), ensure_ascii=False)
+        return key_of(names)
 
     @property
     def shown(self) -> View:

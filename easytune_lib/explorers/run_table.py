@@ -86,7 +86,7 @@ class RunTable(Panel):
 def _row(run: str, path: Path) -> tuple[list[Any], list[dict[str, Any]]]:
     try:
         record = RunRecord.load(path)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         return [run, "unreadable", "", "", "", str(error), "", 0, ""], []
     curves = list(_curves(record))[:_CURVES]
     given = record.parameters

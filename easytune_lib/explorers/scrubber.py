@@ -6,7 +6,7 @@ import torch
 
 from easytune_lib.analysis.gradients import share_norms
 from easytune_lib.diffusion.rollout import Step, rollout
-from easytune_lib.explorers.panel import Panel, View, chart, line, slider
+from easytune_lib.explorers.panel import Panel, View, chart, key_of, line, slider
 from easytune_lib.finetune.loop import trainable
 from easytune_lib.finetune.methods import DRaFT, EasyTune
 from easytune_lib.plan import GradientPlan
@@ -76,7 +76,7 @@ class Scrubber(Panel):
                 pair, names=["the state x_t", "the clean estimate x0_hat"], colors=_COLORS,
                 captions=["", ""], height=430,
             ).spec  # fmt: skip
-            views[f'["{i + 1}"]'] = {
+            views[key_of([str(i + 1)])] = {
                 "motions": {k: spec[k] for k in ("tracks", "cells", "frames", "scale")},
                 "mark": i + 1, "note": _said(step, n, rewards, i),
             }  # fmt: skip

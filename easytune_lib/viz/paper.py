@@ -85,11 +85,3 @@ TRAINING_CURVES = {  # reward (minus the loss) after about 1450 batches of motio
     "ReFL": 0.72,
     "DRTune": 0.59,
 }
-
-TABLE_S3 = {  # KIT-ML: R@1, R@2, R@3, FID, MM-Dist, Diversity; base, and with EasyTune
-    "real motion": [0.424, 0.649, 0.779, 0.031, 2.788, 11.08],
-    "MDM": [0.403, 0.606, 0.731, 0.497, 3.096, 10.76],
-    "MDM, EasyTune": [0.442, 0.655, 0.773, 0.284, 2.755, 11.27],
-    "MotionDiffuse": [0.417, 0.621, 0.739, 1.954, 2.958, 11.10],
-    "MotionDiffuse, EasyTune": [0.438, 0.649, 0.777, 1.719, 2.892, 10.63],
-}

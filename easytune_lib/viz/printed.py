@@ -6,12 +6,13 @@ notebook; what cannot be drawn from a record alone stands in :data:`LEFT_OUT`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from easytune_lib.records import RunRecord
+from easytune_lib.records import RunRecord, leading
 from easytune_lib.viz import cost, curves, rewards
 from easytune_lib.viz.paper import (
     FIGURE_3,
@@ -72,26 +73,18 @@ class Printed:
 
 
 def printed(runs: Path, size: str) -> list[tuple[str, Printed, RunRecord]]:
-    """What there is to draw of a size, by name: the figure and its record.
-
-    Of several records that would give one figure, that with the most in :attr:`Printed.by` is
-    taken, of equal ones that with the most seeds, then the latest.
+    """What there is to draw of a size, by name: the figure, and of its records the leading one.
 
     Args:
         runs: The folder of records.
         size: "laptop" or "full".
     """
-    chosen: dict[str, tuple[Any, Printed, RunRecord]] = {}
-    for record in (RunRecord.load(path) for path in sorted(runs.glob("*/record.json"))):
-        for entry in (entry for entry in FIGURES if entry.kind == record.name):
-            if size not in entry.sizes(record.parameters):
-                continue
-            counts = (record.parameters.get(key, 0) for key in (entry.by, "seeds"))
-            rank = (*counts, str(record.machine.get("created", "")))
-            name = entry.of(record, entry.name)
-            if name not in chosen or rank > chosen[name][0]:
-                chosen[name] = (rank, entry, record)
-    return [(name, *chosen[name][1:]) for name in sorted(chosen)]
+
+    def name_of(entry: Printed, record: RunRecord) -> str | None:
+        own = size in entry.sizes(record.parameters)
+        return entry.of(record, entry.name) if own else None
+
+    return [(name, *found) for name, found in leading(runs, FIGURES, name_of).items()]
 
 
 def _from(key: str, least: int | float) -> Callable[[Parameters], Sequence[str]]:
@@ -131,8 +124,16 @@ def _series(*starts: str) -> Data:
     }
 
 
-def _reached(base: str) -> Data:
-    return lambda record: {"reach": [r for r in record.tables["reach"] if r["base"] == base]}
+def _reached(base: str, record: RunRecord) -> Mapping[str, Any]:
+    return {"reach": [row for row in record.tables["reach"] if row["base"] == base]}
+
+
+def _reach(base: str, record: RunRecord, width: float) -> Figure:
+    return cost.plot_reach(record, base, width)
+
+
+def _quality_memory(metric: str, record: RunRecord, width: float) -> Figure:
+    return cost.plot_quality_memory(record, metric, width)
 
 
 _PEOPLE = {f"paper's people, {name}": values for name, values in FIGURE_7.items()}
@@ -326,23 +327,17 @@ FIGURES = (
         _both,
         by="updates",
     ),
-    Printed(
-        "quality_memory_r1",
-        "alignment_cost",
-        lambda record, width: cost.plot_quality_memory(record, "r1", width),
-        "The judge's r1 against memory held for backward, {batch_size} prompts",
-        _tables("quality"),
-        _from("batch_size", 8),
-        by="batch_size",
-    ),
-    Printed(
-        "quality_memory_mm_dist",
-        "alignment_cost",
-        lambda record, width: cost.plot_quality_memory(record, "mm_dist", width),
-        "The judge's mm_dist against memory held for backward, {batch_size} prompts",
-        _tables("quality"),
-        _from("batch_size", 8),
-        by="batch_size",
+    *(
+        Printed(
+            f"quality_memory_{metric}",
+            "alignment_cost",
+            partial(_quality_memory, metric),
+            f"The judge's {metric} against memory held for backward, {{batch_size}} prompts",
+            _tables("quality"),
+            _from("batch_size", 8),
+            by="batch_size",
+        )
+        for metric in ("r1", "mm_dist")
     ),
     Printed(
         "memory_by_step",
@@ -353,32 +348,17 @@ FIGURES = (
         _from("batch_size", 8),
         by="batch_size",
     ),
-    Printed(
-        "reach_mld_early",
-        "alignment_cost",
-        lambda record, width: cost.plot_reach(record, "mld_early", width),
-        "How long each method takes to a training reward, mld_early",
-        _reached("mld_early"),
-        _from("batch_size", 8),
-        by="batch_size",
-    ),
-    Printed(
-        "reach_mld",
-        "alignment_cost",
-        lambda record, width: cost.plot_reach(record, "mld", width),
-        "How long each method takes to a training reward, mld",
-        _reached("mld"),
-        _from("batch_size", 8),
-        by="batch_size",
-    ),
-    Printed(
-        "reach_mdm",
-        "alignment_cost",
-        lambda record, width: cost.plot_reach(record, "mdm", width),
-        "How long each method takes to a training reward, mdm",
-        _reached("mdm"),
-        _from("batch_size", 8),
-        by="batch_size",
+    *(
+        Printed(
+            f"reach_{base}",
+            "alignment_cost",
+            partial(_reach, base),
+            f"How long each method takes to a training reward, {base}",
+            partial(_reached, base),
+            _from("batch_size", 8),
+            by="batch_size",
+        )
+        for base in ("mld_early", "mld", "mdm")
     ),
     Printed(
         "scaling",
