@@ -179,6 +179,7 @@ def test_from_a_prompt_of_ones_own_to_a_video_by_clicking(browser, address, fold
     )
     control(panel, "stop").click()
     panel.locator(".et-note", has_text="is stopped").wait_for(timeout=30_000)
+    panel.locator(".et-player canvas[role=img]").nth(2).wait_for(timeout=30_000)  # drawn anew
     assert panel.locator(".et-name").all_inner_texts()[0] == "before"
     assert panel.locator(".et-player canvas[role=img]").count() >= 3
     book.shots(panel, "cockpit", SHOTS)
