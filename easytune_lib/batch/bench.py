@@ -142,6 +142,7 @@ def product_loop(
     micro_batch: int | None,
     rounded: bool = False,
     still: bool = False,
+    together: int = 1,
 ) -> Iterable[object]:
     """The same updates by :func:`~easytune_lib.finetune.loop.finetune`.
 
@@ -152,6 +153,7 @@ def product_loop(
         rounded: In bf16.
         still: Weights do not move and gradients have their place already, so that activations
             alone are new.
+        together: Steps that are decoded and scored as one batch.
     """
     model = replace(world.model, denoiser=world.model.denoiser.eval())
     reward: Reward = world.reward
@@ -165,9 +167,8 @@ def product_loop(
     else:
         optimizer = torch.optim.AdamW(weights, lr=1e-5, weight_decay=0, fused=True)
     batch = replace(world.batch, rng=world.batch.rng.clone_state())
-    return finetune(
-        model, reward, [batch], method, optimizer, tuning=Tuning(micro_batch=micro_batch)
-    )
+    tuning = Tuning(micro_batch=micro_batch, together=together)
+    return finetune(model, reward, [batch], method, optimizer, tuning=tuning)
 
 
 def bench(size: Size, say: Callable[[str], None]) -> RunRecord:
@@ -204,12 +205,15 @@ def _hot_loop(
     world: World, size: Size, say: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Memory of each way to make the same updates, and its seconds, all in turn."""
+    chain = EasyTune(updates="chain")
     with TemporaryDirectory() as folder:
         log = Path(folder) / "rewards.log"
         ways: dict[str, Callable[[], Iterable[object]]] = {
             PLAIN: lambda: plain_loop(world, log),
             "frozen reward": lambda: product_loop(world, EasyTune(), None),
             "exact tricks": lambda: product_loop(world, EasyTune(), size.micro_batch),
+            "chain": lambda: product_loop(world, chain, size.micro_batch),
+            "chain, 4 scored together": lambda: product_loop(world, chain, None, together=4),
             "slopes held for 2": lambda: product_loop(world, EasyTune(hold=2), size.micro_batch),
             "slopes held for 4": lambda: product_loop(world, EasyTune(hold=4), size.micro_batch),
             "exact tricks, bf16": lambda: product_loop(world, EasyTune(), size.micro_batch, True),

@@ -6,7 +6,7 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -22,7 +22,7 @@ class Step:
 
     index: int  # 0 is the noisiest
     now: int  # training step of the state that was read
-    after: int  # training step of ``x``; -1 is the clean end
+    after: int | Int[Tensor, " batch"]  # training step of ``x``; -1 is the clean end
     x_t: Float[Tensor, "batch tokens dim"]  # the state that was read
     noise: Float[Tensor, "batch tokens dim"]  # what of it the network took for noise
     x0_hat: Float[Tensor, "batch tokens dim"]  # the clean state it pointed to
@@ -105,7 +105,7 @@ def score(
     """What ``reward`` says of the state that ``plan`` reads after ``step``, decoded."""
     if plan.reads_at(step.index) == "x0_hat":
         return reward(model.decode(step.x0_hat, prompts), prompts)
-    t = torch.full((len(step.x),), max(step.after, 0), device=step.x.device)
+    t = torch.as_tensor(step.after, device=step.x.device).clamp(min=0).expand(len(step.x))
     return reward(model.decode(step.x, prompts), prompts, t)
 
 

@@ -1,5 +1,6 @@
 """The exact two-phase backward: decoder and reward in small parts, then the denoiser at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -15,7 +16,8 @@ from easytune_lib.protocols import Prompts, Reward
 
 STATES = ("x_t", "noise", "x0_hat", "x")
 
-_parts: WeakKeyDictionary[Prompts, tuple[int, list[tuple[Tensor, Prompts]]]] = WeakKeyDictionary()
+Parts = list[tuple[Tensor, Prompts]]
+_parts: WeakKeyDictionary[Prompts, dict[tuple[int, int], Parts]] = WeakKeyDictionary()
 
 
 def scored(
@@ -47,7 +49,7 @@ def scored(
     """
     if micro_batch is None or len(prompts) <= micro_batch:
         return score(model, reward, step, prompts, plan)
-    return slopes(model, reward, step, prompts, plan, micro_batch).at(step)
+    return slopes(model, reward, [step], prompts, plan, micro_batch)[0].at(step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,45 +74,57 @@ class Slopes:
 def slopes(
     model: MotionDiffusion,
     reward: Reward,
-    step: Step,
+    steps: Sequence[Step],
     prompts: Prompts,
     plan: GradientPlan,
     micro_batch: int | None,
-) -> Slopes:
-    """Phase 1 of :func:`scored`, whose arguments and errors it shares; ``None``: all at once."""
+) -> list[Slopes]:
+    """Phase 1 of :func:`scored`, whose arguments and errors it shares; ``None``: all at once.
+
+    Several steps of one rollout are decoded and scored as one batch, if the reward is given the
+    same of their states: a GPU that one step leaves idle is filled, and the slopes are the same.
+    """
+    states = {name: torch.cat([getattr(step, name).detach() for step in steps]) for name in STATES}
+    after = torch.cat(
+        [torch.as_tensor(step.after).expand(len(prompts)) for step in steps]
+    ).to(states["x"].device)  # fmt: skip
     scores: list[Tensor] = []
     found: dict[int, Tensor] = {}  # 0: with respect to x0_hat, 1: to x
-    parts = by_length(prompts, len(prompts) if micro_batch is None else micro_batch)
+    everything = len(prompts) * len(steps)
+    parts = by_length(prompts, everything if micro_batch is None else micro_batch, len(steps))
     for rows, part in parts:
         tokens = model.state_shape(part)[0]
-        seen = {name: getattr(step, name).detach()[rows, :tokens] for name in STATES}
+        seen = {name: state[rows, :tokens] for name, state in states.items()}
         leaves = seen["x0_hat"].requires_grad_(), seen["x"].requires_grad_()
         with torch.enable_grad():
-            values = score(model, reward, replace(step, **seen), part, plan)
+            values = score(model, reward, replace(steps[0], after=after[rows], **seen), part, plan)
         given = torch.autograd.grad(values.sum(), leaves, allow_unused=True)
         for i, rise in enumerate(given):
             if rise is not None:
-                found.setdefault(i, torch.zeros_like(step.x))[rows, :tokens] = rise
+                found.setdefault(i, torch.zeros_like(states["x"]))[rows, :tokens] = rise
         scores.append(values.detach())
     order = torch.cat([rows for rows, _ in parts]).argsort()
-    return Slopes(torch.cat(scores)[order], found.get(0), found.get(1))
+    each = torch.cat(scores)[order], found.get(0), found.get(1)
+    split = ([None] * len(steps) if a is None else a.split(len(prompts)) for a in each)
+    return [Slopes(*own) for own in zip(*split, strict=True)]
 
 
-def by_length(prompts: Prompts, size: int) -> list[tuple[Tensor, Prompts]]:
+def by_length(prompts: Prompts, size: int, times: int = 1) -> Parts:
     """Rows and prompts of parts of at most ``size``, shortest first; kept while ``prompts`` is.
 
-    The same parts at every step, so that a reward need read their captions only once.
+    The same parts at every step, so that a reward need read their captions only once. Rows
+    count through ``times`` copies of the prompts, one after the other.
 
     Raises:
         ValueError: ``size`` is not positive.
     """
     if size < 1:
         raise ValueError(f"a micro-batch holds 1 motion or more, got {size}: None turns it off")
-    kept = _parts.get(prompts)
-    if kept is None or kept[0] != size:
-        rows = prompts.lengths.cpu().argsort(stable=True).split(size)
-        kept = _parts[prompts] = size, [(part, prompts[part]) for part in rows]
-    return kept[1]
+    kept = _parts.setdefault(prompts, {})
+    if (size, times) not in kept:
+        rows = prompts.lengths.cpu().repeat(times).argsort(stable=True).split(size)
+        kept[size, times] = [(part, prompts[part % len(prompts)]) for part in rows]
+    return kept[size, times]
 
 
 class _Known(torch.autograd.Function):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby, islice
 
 import torch
 from jaxtyping import Float
@@ -94,6 +95,10 @@ class Tuning:
             update's; for instance ``lambda rng: 1e-2 * denoising_loss(model.denoiser, ...)``.
         micro_batch: Motions that are decoded and scored at a time, which bounds memory and is
             exact; see :func:`~easytune_lib.finetune.backward.scored`. ``None``: all of a batch.
+        together: Rewarded steps of a rollout that are decoded and scored as one batch, exact
+            too: for a GPU that one step leaves idle. The denoiser's graphs of so many steps are
+            held. Only where weights stay as they are meanwhile: ``updates`` of ``chain`` or
+            ``sum``; else each step is on its own. Raise ``micro_batch`` with it.
     """
 
     accumulate: int = 1
@@ -101,6 +106,7 @@ class Tuning:
     average: AveragedModel | None = None
     pretraining: Callable[[torch.Generator], Tensor] | None = None
     micro_batch: int | None = 8
+    together: int = 1
 
 
 def trainable(model: MotionDiffusion) -> MotionDiffusion:
@@ -229,29 +235,44 @@ def _gradients(
     tuning: Tuning,
 ) -> Iterator[_Gradient]:
     """Roll out, and after each rewarded step add its gradient's part to ``.grad``."""
-    drifts: list[Tensor] = []
-    held: Slopes | None = None
+    held: list[Slopes] = []
     left = todo = len(plan.rewarded) + plan.renoised
-    for step in rollout(model, batch.x_T, batch.prompts, plan, batch.rng):
-        if anchor is not None and step.index in plan.recorded:
-            drifts.append(anchor(step, batch.prompts))
-        if step.index not in plan.rewarded:
-            continue
-        asked = model, reward, step, batch.prompts, plan, tuning.micro_batch
-        if plan.hold == 1:
-            scores = scored(*asked)
+    for group in _rewarded(model, batch, plan, anchor, tuning.together):
+        steps, how = [step for step, _ in group], (plan, tuning.micro_batch)
+        if len(steps) == plan.hold == 1:
+            known = [scored(model, reward, steps[0], batch.prompts, *how)]
         else:
-            held = slopes(*asked) if held is None or (todo - left) % plan.hold == 0 else held
-            scores = held.at(step)
-        loss = -gain(scores, step, plan)
-        drift = torch.stack(drifts).mean() if drifts else torch.zeros(())
-        if anchor is not None:
-            loss = anchor.weight * drift + loss
-        (loss / tuning.accumulate).backward()
-        drifts.clear()
-        left -= 1
-        whole = plan.updates != "sum" or not left
-        yield _Gradient(step.index, scores.detach().mean(), drift.detach(), whole, not left)
+            if (todo - left) % plan.hold == 0:
+                held = slopes(model, reward, steps, batch.prompts, *how)
+            known = [slope.at(step) for slope, step in zip(held, steps, strict=True)]
+        for (step, drift), scores in zip(group, known, strict=True):
+            loss = -gain(scores, step, plan)
+            if anchor is not None:
+                loss = anchor.weight * drift + loss
+            (loss / tuning.accumulate).backward()
+            left -= 1
+            whole = plan.updates != "sum" or not left
+            yield _Gradient(step.index, scores.detach().mean(), drift.detach(), whole, not left)
+
+
+def _rewarded(
+    model: MotionDiffusion, batch: Batch, plan: GradientPlan, anchor: Anchor | None, together: int
+) -> Iterator[list[tuple[Step, Tensor]]]:
+    """The rollout's rewarded steps, each with its drift, in groups that may be scored as one."""
+
+    def each() -> Iterator[tuple[Step, Tensor]]:
+        drifts: list[Tensor] = []
+        for step in rollout(model, batch.x_T, batch.prompts, plan, batch.rng):
+            if anchor is not None and step.index in plan.recorded:
+                drifts.append(anchor(step, batch.prompts))
+            if step.index in plan.rewarded:
+                yield step, torch.stack(drifts).mean() if drifts else torch.zeros(())
+                drifts.clear()
+
+    size = together if plan.updates != "step" and plan.hold == 1 else 1
+    for _, alike in groupby(each(), lambda pair: plan.reads_at(pair[0].index)):
+        while group := list(islice(alike, size)):
+            yield group
 
 
 def _twin(denoiser: Denoiser) -> Denoiser:

@@ -172,6 +172,58 @@ class TestChain:
         torch.testing.assert_close(chain, once)
         assert not torch.allclose(step, once, rtol=1e-3)
 
+    @pytest.mark.parametrize(
+        "method",
+        [
+            EasyTune(updates="chain"),
+            EasyTune(5, "strided", updates="sum", weights="late"),
+            EasyTune(6, updates="chain", reads="x_t", switch=5),
+            DRaFTLV(3),
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("prediction", ["epsilon", "x0"])
+    def test_steps_scored_together_give_what_each_alone_gives(self, pool, method, prediction):
+        """In float64 to the last digits: updates, rewards, norms, drifts and weights."""
+        model, _, _ = toy(prediction)
+        model = replace(model, sampler=DDIM(1.0))
+        base = replace(model, denoiser=deepcopy(model.denoiser))
+
+        def tuned(together, micro_batch):
+            asked = []
+
+            def counted(motion, prompts, t=None):
+                asked.append(len(motion))
+                return reward(motion, prompts, t)
+
+            twin = replace(model, denoiser=deepcopy(model.denoiser))
+            given = [replace(b, x_T=b.x_T.double()) for b in islice(batches(twin, pool, 4, 0), 2)]
+            tuning, anchor = Tuning(micro_batch=micro_batch, together=together), Anchor(base, 0.1)
+            made = finetune(twin, counted, given, method, _sgd(twin, 0.01), 1e9, anchor, tuning)
+            updates = [
+                (u.batch, u.step, u.last, u.reward, u.grad_norm, u.drift) for u in made
+            ]  # fmt: skip
+            return updates, torch.nn.utils.parameters_to_vector(twin.denoiser.parameters()), asked
+
+        want, weights_wanted, alone = tuned(1, None)
+        for together, micro_batch in ((2, None), (3, 6), (50, None)):
+            got, weights, asked = tuned(together, micro_batch)
+            assert [u[:3] for u in got] == [u[:3] for u in want]
+            for a, b in zip(got, want, strict=True):
+                assert a[3:] == pytest.approx(b[3:], rel=1e-11)
+            torch.testing.assert_close(weights, weights_wanted, rtol=1e-11, atol=1e-12)
+            assert sum(asked) == sum(alone) and len(asked) < len(alone)
+
+    def test_where_weights_change_meanwhile_steps_stay_on_their_own(self, model, pool):
+        def tuned(together):
+            twin = replace(model, denoiser=deepcopy(model.denoiser))
+            given = islice(batches(model, pool, 4, seed=0), 1)
+            tuning = Tuning(together=together)
+            made = finetune(twin, reward, given, EasyTune(3), _sgd(twin, 0.1), tuning=tuning)
+            return [u.reward for u in made]
+
+        assert tuned(8) == tuned(1)
+
 
 class TestHold:
     """The reward's slope is taken once in a few rewarded steps."""
