@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 SIZE ?= laptop
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test unit slow notebooks lint html figures browser lab bench torture fuzz doctor clean
+.PHONY: help setup reproduce test unit slow notebooks lint html docs figures browser lab bench torture fuzz doctor clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ notebooks: $(READY) ## Run the committed notebooks and compare with their output
 
 html: $(READY) ## Export all notebooks as web pages that need no network, into outputs/site
 	@$(BIN)/easytune html
+
+docs: $(READY) ## Guides, notebooks and reference as one site that needs no network, into outputs/docs
+	@$(BIN)/easytune docs
 
 browser: $(READY) ## Notebooks and their pages in a headless Chromium; screenshots in outputs/screenshots (minutes)
 	@$(BIN)/python -c "import playwright" 2>/dev/null || $(BIN)/python -m pip install --quiet "playwright>=1.45,<2"

@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     html = commands.add_parser("html", help="export all notebooks as pages that need no network")
     html.add_argument("--to", type=Path, default=Path("outputs/site"), help="default: %(default)s")
     html.set_defaults(run=_html)
+    docs = commands.add_parser("docs", help="guides, notebooks and reference as one offline site")
+    docs.add_argument("--to", type=Path, default=Path("outputs/docs"), help="default: %(default)s")
+    docs.set_defaults(run=_docs)
 
     sweep = commands.add_parser(
         "sweep", help="run one notebook under many parameters, and choose the best"
@@ -235,6 +238,15 @@ def _html(options: argparse.Namespace) -> int:
     pages = write_site(ROOT, options.to)
     heaviest = max(page.stat().st_size for page in pages) / 1e6
     print(f"{len(pages)} pages, the heaviest of {heaviest:.1f} MB: {pages[0]}")
+    return 0
+
+
+def _docs(options: argparse.Namespace) -> int:
+    from easytune_lib.batch.docs import write_docs
+    from easytune_lib.batch.runner import ROOT
+
+    pages = write_docs(ROOT, options.to)
+    print(f"{len(pages)} pages, every link within them leads somewhere: {pages[0]}")
     return 0
 
 

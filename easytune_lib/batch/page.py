@@ -14,7 +14,8 @@ HEAVY = 3_000_000
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 48rem; margin: 2rem auto; padding: 0 1rem;
        color: #111; background: #fff; }
-li { margin: 1rem 0; } small, p { color: #444; } h1 { line-height: 1.2; }
+li { margin: 1rem 0; } pre { overflow-x: auto; } img { max-width: 100%; }
+td, th { padding: 0 .5rem; text-align: left; } small, p { color: #444; } h1 { line-height: 1.2; }
 @media (prefers-color-scheme: dark) { body { color: #eee; background: #111; } a { color: #8cf; }
        small, p { color: #bbb; } }
 """
@@ -33,6 +34,19 @@ def page(notebook: Any) -> str:
     player, stay. Links to other notebooks lead to their pages.
     """
     from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(
+        embed_images=True, mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="",
+        filters={"markdown2html": markdown},
+    )  # fmt: skip
+    made, _ = exporter.from_notebook_node(notebook)
+    made = _MATHJAX.sub("", _SCRIPT.sub("", made))
+    made = _MODULE.sub(lambda found: "" if _IMPORT.search(found[0]) else found[0], made)
+    return _LINK.sub(r"\1.html\2", made)
+
+
+def markdown(source: str) -> str:
+    """Markdown as HTML, pictures of its cell embedded, formulas as MathML."""
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     class Renderer(IPythonRenderer):
@@ -47,17 +61,16 @@ def page(notebook: Any) -> str:
         def latex_environment(self, name: str, body: str) -> str:
             return math(rf"\begin{{{name}}}{body}\end{{{name}}}", block=True)
 
-    def markdown(source: str) -> str:
-        return MarkdownWithMath(renderer=Renderer(escape=False, embed_images=True)).render(source)
+    return MarkdownWithMath(renderer=Renderer(escape=False, embed_images=True)).render(source)
 
-    exporter = HTMLExporter(
-        embed_images=True, mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="",
-        filters={"markdown2html": markdown},
-    )  # fmt: skip
-    made, _ = exporter.from_notebook_node(notebook)
-    made = _MATHJAX.sub("", _SCRIPT.sub("", made))
-    made = _MODULE.sub(lambda found: "" if _IMPORT.search(found[0]) else found[0], made)
-    return _LINK.sub(r"\1.html\2", made)
+
+def plain_page(name: str, body: str) -> str:
+    """A page of our own around some HTML, light or dark as the browser is."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(name)}</title><style>{_STYLE}</style></head><body>{body}</body></html>\n"
+    )
 
 
 def math(formula: str, block: bool = False) -> str:
@@ -103,12 +116,10 @@ def write_site(root: Path, folder: Path, sources: Mapping[str, Path] | None = No
             f'<li><a href="{escape(name)}.html">{escape(title(read_notebook(path)) or name)}</a>'
             f"<br>{_sentence(path)} <small>{escape(name)}</small></li>"
         )
-    contents = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>EasyTune Workbench</title><style>{_STYLE}</style></head><body>"
+    contents = plain_page(
+        "EasyTune Workbench",
         "<h1>EasyTune Workbench</h1><p>Each page is a notebook with its results; none of them "
-        f"needs a network.</p><ol start='0'>{''.join(rows)}</ol></body></html>\n"
+        f"needs a network.</p><ol start='0'>{''.join(rows)}</ol>",
     )
     return [write_atomic(folder / "index.html", contents.encode()), *pages]
 
