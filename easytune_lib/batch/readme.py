@@ -44,6 +44,7 @@ NETWORKS = {
     "mldpp_vae": "VAE of eight latents, for MLD++",
     "mldpp": "MLD++-like latent denoiser",
     "motionlcm": "MotionLCM, distilled from the MLD-like denoiser",
+    "motiondiffuse": "MotionDiffuse-like denoiser in feature space",
     "spm": "reward (SPM), noise on features",
     "spm_latent": "reward, noise on latents",
     "spm_clean": "reward, no noise",
