@@ -67,6 +67,21 @@ class Capture:
     positions: Float[Array, "frames joints 3"]  # in the world, in the file's unit
     turns: tuple[Rotation, ...]  # of each joint in the world, a turn a frame; none at rest
     fps: float
+    ends: Mapping[str, Float[Array, " 3"]] = field(default_factory=dict[str, Array])
+    """Where the last bones end, from the joint that they hang on, by that joint's name."""
+
+    def place(self, joint: str) -> Float[Array, "frames 3"]:
+        """Where a joint is; ``"NAME end"`` is the end of the last bone behind joint NAME.
+
+        Raises:
+            ValueError: There is none; says which there are.
+        """
+        before = joint.removesuffix(" end")
+        if joint in self.names or before not in self.ends:
+            (row,) = self.rows(joint)
+            return self.positions[:, row]
+        (row,) = self.rows(before)
+        return self.positions[:, row] + self.turns[row].apply(self.ends[before])
 
     def motion(self, skeleton: Skeleton, text: str = "", unit: float = 1.0) -> Motion:
         """The joints that ``skeleton`` names, in metres.
@@ -116,7 +131,7 @@ class Rig:
         joints: Names in the file by ours. Needed are ``left_`` and ``right_`` hip, knee, ankle,
             foot, shoulder (the top of the upper arm), elbow and wrist, and, unless ``turns`` are
             given, pelvis, spine1, spine3, neck and head, from whose places the frames of the torso
-            are drawn.
+            are drawn. ``"NAME end"`` stands for the End Site behind NAME.
         turns: Joints of the file whose turns are those of the segments pelvis, spine1, spine2,
             chest and head; for sources that stand upright at rest, facing +Z.
         foot_pitch: Degrees by which feet are turned down about their sideways axis, where the
@@ -213,6 +228,14 @@ RIGS: dict[str, Rig] = {
         turns=dict(zip(_SEGMENTS, ("Hips", "LowerBack", "Spine", "Spine1", "Neck1"), strict=True)),
         skip=1,
     ),
+    "cmu-poser": Rig(
+        _sided(
+            hip="{2}Thigh", knee="{2}Shin", ankle="{2}Foot", foot="{2}Foot end",
+            shoulder="{2}Shldr", elbow="{2}ForeArm", wrist="{2}Hand",
+        ),
+        turns=dict(zip(_SEGMENTS, ("hip", "hip", "abdomen", "chest", "neck"), strict=True)),
+        skip=1,
+    ),
     "cmu-asf": Rig(
         _sided(
             hip="{2}femur", knee="{2}tibia", ankle="{2}foot", foot="{2}toes",
@@ -229,8 +252,8 @@ RIGS: dict[str, Rig] = {
         ).items()}
     ),
 }  # fmt: skip
-"""Known sources. ``cmu-bvh`` is Bruce Hahne's conversion, which puts a T-pose in front; all of its
-files say 120 frames a second, and some are of 60."""
+"""Known sources. ``cmu-bvh`` (for MotionBuilder) and ``cmu-poser`` (for Daz and Poser) are Bruce
+Hahne's conversions, with a T-pose in front; all say 120 frames a second, and some are of 60."""
 
 
 def to_humanml3d(capture: Capture, rig: Rig) -> Float32[Array, "frames 22 3"]:
@@ -263,14 +286,12 @@ def to_humanml3d(capture: Capture, rig: Rig) -> Float32[Array, "frames 22 3"]:
     upright = np.array(_UPRIGHT[rig.up])
 
     def place(joint: str) -> Array:
-        (row,) = capture.rows(rig.joints[joint])
-        path = capture.positions[:, row]
+        path = capture.place(rig.joints[joint])
         return ((1 - share) * path[below] + share * path[below + 1]) @ upright.T
 
     def long(*ends: str) -> float:  # of a bone; interpolated places would shorten it
-        a, b = capture.rows(*(rig.joints[end] for end in ends))
-        moved = capture.positions[rig.skip :]
-        return float(np.median(np.linalg.norm(moved[:, a] - moved[:, b], axis=-1)))
+        a, b = (capture.place(rig.joints[end])[rig.skip :] for end in ends)
+        return float(np.median(np.linalg.norm(a - b, axis=-1)))
 
     def turn(segment: str) -> Array:
         (row,) = capture.rows(rig.turns[segment])

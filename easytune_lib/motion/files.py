@@ -142,7 +142,7 @@ def read_bvh(path: Path) -> Capture:
     head, found, data = text.partition("MOTION")
     if not found:
         raise ValueError(f"{path} is no BVH file: it has no line MOTION")
-    names, parents, offsets, channels = _parse_hierarchy(head.split(), path)
+    names, parents, offsets, channels, ends = _parse_hierarchy(head.split(), path)
     frames, fps, numbers = _parse_motion(data, sum(map(len, channels)), path)
     try:
         check_size(frames, len(names))
@@ -170,16 +170,17 @@ def read_bvh(path: Path) -> Capture:
             positions[:, joint] = positions[:, parent] + turns[parent].apply(place)
             world = turns[parent] * turned
         turns.append(world)
-    return Capture(tuple(names), tuple(parents), offsets, positions, tuple(turns), fps)
+    return Capture(tuple(names), tuple(parents), offsets, positions, tuple(turns), fps, ends)
 
 
 def _parse_hierarchy(
     words: Sequence[str], path: Path
-) -> tuple[list[str], list[int], np.ndarray, list[tuple[str, ...]]]:
+) -> tuple[list[str], list[int], np.ndarray, list[tuple[str, ...]], dict[str, np.ndarray]]:
     names: list[str] = []
     parents: list[int] = []
     offsets: list[tuple[float, ...]] = []
     channels: list[tuple[str, ...]] = []
+    ends: dict[str, np.ndarray] = {}
     stack: list[int] = []  # open joints; -1 for an end site
     at = 0
 
@@ -213,8 +214,11 @@ def _parse_hierarchy(
             stack.pop()
         elif word == "OFFSET":
             numbers = take(3)
+            offset = tuple(_number(number, path) for number in numbers)
             if stack and stack[-1] >= 0:
-                offsets[stack[-1]] = tuple(_number(number, path) for number in numbers)
+                offsets[stack[-1]] = offset
+            elif len(stack) > 1 and stack[-2] >= 0:
+                ends[names[stack[-2]]] = np.array(offset)
         elif word == "CHANNELS" and stack and stack[-1] >= 0:
             count = take(1)[0]
             if count not in "0123456" or count == "":
@@ -227,7 +231,7 @@ def _parse_hierarchy(
             raise ValueError(f"{path} is no BVH file: it says {word[:40]!r} in its hierarchy")
     if not names or stack:
         raise ValueError(f"{path} is no whole BVH file: {'a { is open' if names else 'no joint'}")
-    return names, parents, np.array(offsets), channels
+    return names, parents, np.array(offsets), channels, ends
 
 
 def _parse_motion(data: str, columns: int, path: Path) -> tuple[int, float, np.ndarray]:
