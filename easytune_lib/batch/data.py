@@ -4,15 +4,14 @@ import gzip
 import json
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from easytune_lib.batch.downloads import CutOff, download, verify
+from easytune_lib.batch.downloads import ConnectionLost, download, verify
 from easytune_lib.batch.progress import Ticker, spell
 from easytune_lib.motion.asf import read_amc, read_asf
-from easytune_lib.motion.capture import RIGS, Rig, clip, pieces, to_humanml3d
+from easytune_lib.motion.capture import RIGS, Rig, cut_clip, pieces, to_humanml3d
 from easytune_lib.motion.corpus import Caption, Problem
 from easytune_lib.motion.files import read_bvh
 from easytune_lib.motion.humanml3d import read_captions, write_clip, write_splits
@@ -51,8 +50,8 @@ class Original:
     size: int  # bytes
     sha256: str
 
-    def url(self, host: str = HOST) -> str:
-        """Where it lies."""
+    def url(self, host: str) -> str:
+        """Where it lies on a server that has repositories as GitHub's has."""
         return f"{host}/{self.repository}/{self.commit}/{quote(self.path)}"
 
 
@@ -133,7 +132,7 @@ def pack(bundle: Path, part: str) -> bytes:
 
 
 def get(
-    name: str, to: Path, ticker: Ticker, *, skip_bad: bool = False, host: str = HOST,
+    name: str, to: Path, ticker: Ticker, *, skip_bad: bool = False, host: str = "",
     wanted: tuple[Wanted, ...] | None = None,
 ) -> list[Problem]:  # fmt: skip
     """Fetch published motion and write it in HumanML3D's layout; goes on with what is there.
@@ -142,8 +141,9 @@ def get(
         name: A key of :data:`LICENCES`.
         to: A folder; the files as published stay in ``originals`` in it.
         ticker: Is told the licence first, then the progress.
-        skip_bad: Leave out what cannot be fetched or read, instead of stopping at it.
-        host: Where the repositories are.
+        skip_bad: Leave out what is not there, not as published, or cannot be read, instead of
+            stopping at it. A network that fails stops all the same.
+        host: Where the repositories are; :data:`HOST` where empty.
         wanted: Clips; all of the set where ``None``.
 
     Returns:
@@ -153,7 +153,7 @@ def get(
         ValueError: A file cannot be had, is not the published one, or cannot be read; or another
             process fetches into the same folder.
     """
-    wanted = originals(name) if wanted is None else wanted
+    wanted, host = originals(name) if wanted is None else wanted, host or HOST
     by_file: dict[Original, list[Wanted]] = {}
     for each in wanted:
         by_file.setdefault(each.file, []).append(each)
@@ -172,7 +172,7 @@ def get(
                 for each in clips:
                     done.setdefault(each.split, []).append(each.id)
             except ValueError as error:
-                if not skip_bad:
+                if not skip_bad or isinstance(error, ConnectionLost):
                     raise
                 problems.append(Problem(file.path, str(error), "left out"))
                 ticker.say(f"left out: {error}")
@@ -208,7 +208,7 @@ def _convert(name: str, clips: list[Wanted], to: Path, host: str) -> int:
         rig, capture = RIGS["cmu-asf"], read_amc(path, read_asf(by), float(fps))
     try:
         joints = to_humanml3d(capture, replace(rig, fps=float(fps)))
-        cut = [(each, clip(joints, each.start, each.frames)) for each in clips]
+        cut = [(each, cut_clip(joints, each.start, each.frames)) for each in clips]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     for each, part in cut:
@@ -234,7 +234,7 @@ def _fetch(file: Original, to: Path, host: str) -> tuple[int, Path]:
             for step in download(file.url(host), path, checksum, file.size):
                 came = step.done
             break
-        except CutOff:
+        except ConnectionLost:
             if not left:
                 raise
     return came, path
@@ -280,7 +280,7 @@ def import_folder(
             name = _name(path, folder)
             if taken.setdefault(name, path) != path:
                 raise ValueError(f"{path} would be named {name}, as {taken[name]}: rename one")
-            ids = [id for id, _ in _import(path, name, folder, rig, out, caption)]
+            ids = _import(path, name, folder, rig, out, caption)
             splits.setdefault(_split(name), []).extend(ids)
         except ValueError as error:
             if not skip_bad:
@@ -311,10 +311,8 @@ def _split(name: str) -> str:
     return "val" if place < 5 else "test" if place < 20 else "train"
 
 
-def _import(
-    path: Path, name: str, folder: Path, rig: Rig, out: Path, caption: str
-) -> Iterator[tuple[str, int]]:
-    """Write the clips of a file; their ids and lengths."""
+def _import(path: Path, name: str, folder: Path, rig: Rig, out: Path, caption: str) -> list[str]:
+    """Write the clips of a file; their ids."""
     places = (folder / "texts" / f"{path.stem}.txt", path.with_suffix(".txt"))
     said = next((place for place in places if place.is_file()), None)
     if said is None and not caption:
@@ -326,10 +324,10 @@ def _import(
         cut = pieces(len(joints))
         if len(cut) > 1 and any(each.end for each in captions):
             raise ValueError(f"{len(joints)} frames are cut, so captions cannot be for a part")
-        parts = [clip(joints, *piece) for piece in cut]
+        parts = [cut_clip(joints, *piece) for piece in cut]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    for number, part in enumerate(parts):
-        id = f"{name}_{number}" if len(parts) > 1 else name
+    ids = [f"{name}_{number}" for number in range(len(parts))] if len(parts) > 1 else [name]
+    for id, part in zip(ids, parts, strict=True):
         write_clip(out, id, part, captions)
-        yield id, len(part)
+    return ids

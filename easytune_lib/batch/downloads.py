@@ -13,8 +13,8 @@ from urllib.request import Request, urlopen
 BLOCK = 1 << 20  # bytes read at once
 
 
-class CutOff(ValueError):
-    """A connection that dropped: the same call goes on from there."""
+class ConnectionLost(ValueError):
+    """The network failed, not the file: the same call can be tried again."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ def download(
         size: Bytes, if published; of more, no more is read.
 
     Raises:
-        CutOff: The connection dropped.
-        ValueError: It is not there, cannot be reached, or is not what was published (nothing is
-            left behind then); one line that says what to do.
+        ConnectionLost: The server cannot be reached, or the connection dropped.
+        ValueError: It is not there, or is not what was published (nothing is left behind then);
+            one line that says what to do.
     """
     part, version = file.with_name(f".{file.name}.part"), file.with_name(f".{file.name}.version")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def download(
         return
     except (URLError, OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise ValueError(f"{url} cannot be reached ({reason}): is there a network?") from error
+        raise ConnectionLost(f"{url} cannot be reached ({reason}): is there a network?") from error
     with answer:
         if answer.headers.get_content_type() == "text/html":
             raise ValueError(f"{url} is a page, not a file: open it in a browser")
@@ -90,10 +90,10 @@ def download(
                     seconds = max(time.monotonic() - began, 1e-9)
                     yield Received(done, total, (done - have) / seconds)
         except (OSError, HTTPException) as error:
-            raise CutOff(_cut(url, done, total)) from error
+            raise ConnectionLost(_cut(url, done, total)) from error
     more = size is not None and done > size
     if not more and total is not None and done != total:
-        raise CutOff(_cut(url, done, total))
+        raise ConnectionLost(_cut(url, done, total))
     try:
         if more:
             raise ValueError(f"it has more than the {size} bytes that were published")

@@ -8,10 +8,10 @@ it within 1 mm by a test.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -105,9 +105,7 @@ class Capture:
             ValueError: One is missing; says which there are.
         """
         if missing := [joint for joint in joints if joint not in self.names]:
-            raise ValueError(
-                f"the file has no joint {_some(missing)}; it has {_some(self.names, 40)}"
-            )
+            raise ValueError(f"the file has no joint {_some(missing)}; it has {_some(self.names)}")
         return [self.names.index(joint) for joint in joints]
 
 
@@ -160,9 +158,7 @@ class Rig:
             ("turns", self.turns, _SEGMENTS if self.turns else (), _SEGMENTS),
         ):
             if missing := [name for name in all_of if name not in given]:
-                raise ValueError(
-                    f"{what} lack {_some(missing, 20)}: name the file's joint for each"
-                )
+                raise ValueError(f"{what} lack {_some(missing)}: name the file's joint for each")
             if strange := [name for name in given if name not in may_be]:
                 raise ValueError(f"{what} have {_some(strange)}; known are {', '.join(may_be)}")
         if not (abs(self.foot_pitch) <= 90 and self.skip >= 0 and 0 <= self.fps <= 10_000):
@@ -266,7 +262,7 @@ def to_humanml3d(capture: Capture, rig: Rig) -> Float32[Array, "frames 22 3"]:
         rig: Of its skeleton.
 
     Returns:
-        Where the source has it; :func:`clip` sets it on the floor.
+        Where the source has it; :func:`cut_clip` sets it on the floor.
 
     Raises:
         ValueError: A joint is missing, there are fewer than two frames, or a bone or an axis of
@@ -351,7 +347,7 @@ def _segments(places: Mapping[str, Array]) -> dict[str, Array]:
     }
 
 
-def clip(
+def cut_clip(
     joints: Float32[Array, "frames 22 3"], start: int = 0, frames: int | None = None
 ) -> Float32[Array, "cut 22 3"]:
     """A part of a motion on the floor, at the origin, facing +Z, or a refusal of what is no motion.
@@ -393,6 +389,6 @@ def _unit(vectors: Array, what: str) -> Array:
     return vectors / length
 
 
-def _some(names: Any, most: int = 5) -> str:
-    shown = [str(name)[:40] for name in list(names)[:most]]
-    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _some(names: Iterable[str]) -> str:
+    """Names for an error of one line, as many as there is room for."""
+    return shorten(", ".join(name[:40] for name in names), 400, placeholder=" ...")
