@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import re
+import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -254,7 +256,7 @@ def import_folder(
     Args:
         folder: Of ``.bvh`` files.
         rig: Of their skeleton.
-        out: A folder that is not there yet, or is empty.
+        out: A folder that is not there yet, or is empty; whole or absent afterwards.
         ticker: Is told the progress.
         caption: Of files that have none.
         skip_bad: Leave bad files out, instead of stopping at one.
@@ -272,6 +274,8 @@ def import_folder(
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".bvh")
     if not files:
         raise ValueError(f"{folder} holds no .bvh file")
+    part = out.with_name(f".{out.name}.part")  # renamed when it is whole
+    shutil.rmtree(part, ignore_errors=True)
     problems: list[Problem] = []
     splits: dict[str, list[str]] = {}
     taken: dict[str, Path] = {}
@@ -280,7 +284,7 @@ def import_folder(
             name = _name(path, folder)
             if taken.setdefault(name, path) != path:
                 raise ValueError(f"{path} would be named {name}, as {taken[name]}: rename one")
-            ids = _import(path, name, folder, rig, out, caption)
+            ids = _import(path, name, folder, rig, part, caption)
             splits.setdefault(_split(name), []).extend(ids)
         except ValueError as error:
             if not skip_bad:
@@ -290,7 +294,8 @@ def import_folder(
         ticker.passing(f"{number} of {len(files)} files", urgent=number == len(files))
     if not splits:
         raise ValueError(f"no file of {folder} can be used; the first: {problems[0].what}")
-    write_splits(out, splits)
+    write_splits(part, splits)
+    os.replace(part, out)
     counts = ", ".join(f"{split} {len(ids)}" for split, ids in splits.items())
     ticker.say(f"{out}: {counts}; next: easytune data check {out}")
     return problems

@@ -306,8 +306,7 @@ def test_bad_files_are_a_line_and_can_be_left_out(folder: Path, how: str, messag
     assert bring(folder) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert re.search(message, error) and "--skip-bad" in error and len(error) < 700
-    for path in sorted((folder.parent / "out").rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
+    assert not (folder.parent / "out").exists(), "it is whole or absent"
     assert bring(folder, "--skip-bad") == 1
     assert re.search(message, capsys.readouterr().out)
     clips = {clip.id for clip in open_corpus(folder.parent / "out").clips}
