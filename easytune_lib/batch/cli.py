@@ -87,11 +87,28 @@ def _parser() -> argparse.ArgumentParser:
     _add_size(sweep)
     sweep.set_defaults(run=_sweep)
 
-    data = commands.add_parser("data", help="look at a data set")
+    data = commands.add_parser("data", help="look at a data set, fetch one, or make one")
     data_commands = data.add_subparsers(required=True, metavar="COMMAND")
     check = data_commands.add_parser("check", help="count what it holds, name all that is broken")
     check.add_argument("path", type=Path, help="a folder: HumanML3D, KIT-ML, or the packed bundle")
     check.set_defaults(run=_check)
+    fetch = data_commands.add_parser("get", help="fetch published motion as HumanML3D has it")
+    fetch.add_argument("name", choices=("bandai-namco", "cmu"))
+    fetch.add_argument("--to", type=Path, metavar="FOLDER", help="default: outputs/data/NAME")
+    bring = data_commands.add_parser("import", help="bring your own BVH files into that layout")
+    bring.add_argument("folder", type=Path, help="of .bvh files, a caption file beside each")
+    bring.add_argument(
+        "--joints", required=True, metavar="NAME|FILE",
+        help="how joints are called: bandai-namco, cmu-bvh, cmu-poser, mixamo, or a JSON file",
+    )  # fmt: skip
+    bring.add_argument("--out", type=Path, required=True, help="a new folder")
+    bring.add_argument("--caption", default="", help="of files that have none")
+    for each in (fetch, bring):
+        each.add_argument(
+            "--skip-bad", action="store_true", help="leave bad files out, instead of stopping"
+        )
+    fetch.set_defaults(run=_fetch)
+    bring.set_defaults(run=_import)
 
     train = commands.add_parser("train", help="train a network, from any data set")
     train.add_argument(
@@ -308,6 +325,27 @@ def _check(options: argparse.Namespace) -> int:
     summary = summarise(options.path)
     print(summary)
     return int(any(problem.kind not in NOTES for problem in summary.problems))
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from easytune_lib.batch.data import get
+    from easytune_lib.batch.progress import Ticker
+
+    to = options.to or Path("outputs/data") / options.name
+    return int(bool(get(options.name, to, Ticker(every=5.0), skip_bad=options.skip_bad)))
+
+
+def _import(options: argparse.Namespace) -> int:
+    from easytune_lib.batch.data import import_folder
+    from easytune_lib.batch.progress import Ticker
+    from easytune_lib.motion.capture import RIGS, Rig
+
+    rig = RIGS.get(options.joints) or Rig.read(Path(options.joints))
+    problems = import_folder(
+        options.folder, rig, options.out, Ticker(every=5.0),
+        caption=options.caption, skip_bad=options.skip_bad,
+    )  # fmt: skip
+    return int(bool(problems))
 
 
 def _inspect(options: argparse.Namespace) -> int:

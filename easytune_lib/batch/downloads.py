@@ -13,6 +13,10 @@ from urllib.request import Request, urlopen
 BLOCK = 1 << 20  # bytes read at once
 
 
+class ConnectionLost(ValueError):
+    """The network failed, not the file: the same call can be tried again."""
+
+
 @dataclass(frozen=True)
 class Received:
     """How far a download is."""
@@ -29,7 +33,9 @@ class Received:
         return (self.total - self.done) / self.pace
 
 
-def download(url: str, file: Path, checksum: str = "") -> Iterator[Received]:
+def download(
+    url: str, file: Path, checksum: str = "", size: int | None = None
+) -> Iterator[Received]:
     """Fetch ``url``; yields after each block, and is done when it ends.
 
     What comes is written beside ``file`` and renamed at the end. If it is cut off, the same call
@@ -40,10 +46,12 @@ def download(url: str, file: Path, checksum: str = "") -> Iterator[Received]:
         url: Of the file itself, not of a page about it.
         file: Where to put it.
         checksum: As :func:`verify` takes it.
+        size: Bytes, if published; of more, no more is read.
 
     Raises:
-        ValueError: It is not there, cannot be reached, was cut off, or is not what was
-            published (nothing is left behind then); one line that says what to do.
+        ConnectionLost: The server cannot be reached, or the connection dropped.
+        ValueError: It is not there, or is not what was published (nothing is left behind then);
+            one line that says what to do.
     """
     part, version = file.with_name(f".{file.name}.part"), file.with_name(f".{file.name}.version")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -58,11 +66,11 @@ def download(url: str, file: Path, checksum: str = "") -> Iterator[Received]:
         if error.code != 416 or not have:  # 416: there are no bytes from there on
             raise ValueError(f"{url}: the server says {error.code} ({error.reason})") from error
         part.unlink()
-        yield from download(url, file, checksum)
+        yield from download(url, file, checksum, size)
         return
     except (URLError, OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise ValueError(f"{url} cannot be reached ({reason}): is there a network?") from error
+        raise ConnectionLost(f"{url} cannot be reached ({reason}): is there a network?") from error
     with answer:
         if answer.headers.get_content_type() == "text/html":
             raise ValueError(f"{url} is a page, not a file: open it in a browser")
@@ -77,13 +85,18 @@ def download(url: str, file: Path, checksum: str = "") -> Iterator[Received]:
                 while block := answer.read(BLOCK):
                     kept.write(block)
                     done += len(block)
+                    if size is not None and done > size:
+                        break
                     seconds = max(time.monotonic() - began, 1e-9)
                     yield Received(done, total, (done - have) / seconds)
         except (OSError, HTTPException) as error:
-            raise ValueError(_cut(url, done, total)) from error
-    if total is not None and done != total:
-        raise ValueError(_cut(url, done, total))
+            raise ConnectionLost(_cut(url, done, total)) from error
+    more = size is not None and done > size
+    if not more and total is not None and done != total:
+        raise ConnectionLost(_cut(url, done, total))
     try:
+        if more:
+            raise ValueError(f"it has more than the {size} bytes that were published")
         verify(part, checksum)
     except ValueError as error:
         part.unlink()

@@ -31,9 +31,16 @@ from easytune_lib.explorers.kept import FILE, keep_motions, kept_motions
 from easytune_lib.metrics.report import Reference
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.official.open import inspect_checkpoint, read_pair
+from easytune_lib.motion.asf import read_amc, read_asf
+from easytune_lib.motion.capture import Rig, cut_clip, to_humanml3d
 from easytune_lib.motion.features import to_joints
 from easytune_lib.motion.files import read_bvh, read_npz, write_bvh, write_npz
-from easytune_lib.motion.humanml3d import open_corpus, read_folder, read_statistics
+from easytune_lib.motion.humanml3d import (
+    open_corpus,
+    read_captions,
+    read_folder,
+    read_statistics,
+)
 from easytune_lib.motion.motion import Motion
 from easytune_lib.motion.skeleton import HUMANML3D
 from easytune_lib.motion.synthetic import synthetic_corpus
@@ -311,6 +318,11 @@ def all_targets() -> tuple[Target, ...]:
         _of_file("study", "a.safetensors", study.save, Study.load),
         _of_file("votes", "v.jsonl", lambda p: p.write_text(votes), read_votes),
         _of_file("BVH", "a.bvh", lambda p: write_bvh(motion, p), read_bvh),
+        Target("imported BVH", _write_bvh_and_map, _import_bvh),
+        Target("ASF and AMC", _write_asf,
+               lambda folder: read_amc(folder / "a.amc", read_asf(folder / "a.asf"), 120.0)),
+        _of_file("captions", "a.txt", lambda p: p.write_text("a hop.\na hop.#a/DET#0.0#1.5\n"),
+                 read_captions),
         _of_file("npz", "a.npz", lambda p: write_npz(motion, p), read_npz),
         _of_file("kept motions", FILE, lambda p: keep_motions(p.parent, {"base": motion}),
                  lambda p: kept_motions(p.parent)),
@@ -388,6 +400,62 @@ def _write_statistics(folder: Path) -> None:
     folder.mkdir(parents=True)
     np.save(folder / "Mean.npy", np.zeros(263, np.float32))
     np.save(folder / "Std.npy", np.ones(263, np.float32))
+
+
+def _write_bvh_and_map(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    write_bvh(_motion(), folder / "a.bvh")
+    joints = {joint: joint for joint in HUMANML3D.joints}
+    (folder / "map.json").write_text(json.dumps({"joints": joints, "foot_pitch": 9.5, "skip": 1}))
+
+
+def _import_bvh(folder: Path) -> object:
+    rig = Rig.read(folder / "map.json")
+    return cut_clip(to_humanml3d(read_bvh(folder / "a.bvh"), rig))
+
+
+def _write_asf(folder: Path) -> None:
+    """A root and two bones."""
+    folder.mkdir(parents=True)
+    (folder / "a.asf").write_text(_ASF)
+    frame = "root 0 17 0 0 90 0\nlfemur 10.5 -3e-2 1\nltibia 20\n"
+    text = "".join(f"{number}\n{frame}" for number in range(1, 9))
+    (folder / "a.amc").write_text(f"#!OML:ASF\n:FULLY-SPECIFIED\n:DEGREES\n{text}")
+
+
+_ASF = """:version 1.10
+:units
+  length 0.45
+  angle deg
+:root
+  order TX TY TZ RX RY RZ
+  axis XYZ
+  position 0 0 0
+  orientation 0 0 0
+:bonedata
+  begin
+    name lfemur
+    direction 0.34 -0.94 0
+    length 7.5
+    axis 0 0 20 XYZ
+    dof rx ry rz
+    limits (-160.0 20.0)
+           (-70.0 70.0)
+           (-60.0 70.0)
+  end
+  begin
+    name ltibia
+    direction 0.34 -0.94 0
+    length 7.7
+    axis 0 0 20 XYZ
+    dof rx
+  end
+:hierarchy
+  begin
+    root lfemur
+    lfemur ltibia
+  end
+"""
 
 
 def _write_folder(folder: Path) -> None:

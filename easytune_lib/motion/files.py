@@ -1,7 +1,6 @@
 """Motions in files that other programs read: BVH for Blender and its like, npz for NumPy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from jaxtyping import Float, Float32
 from scipy.spatial.transform import Rotation
 
 from easytune_lib.motion.arrays import arrays_in
+from easytune_lib.motion.capture import Capture, check_size
 from easytune_lib.motion.motion import Motion
 from easytune_lib.motion.skeleton import HUMANML3D, KIT, Skeleton
 from easytune_lib.storage import write_atomic
@@ -19,36 +19,6 @@ LARGEST = 2**28
 
 _FAR = 1e9  # no number of a motion is as large
 _CHANNELS = ("Xposition", "Yposition", "Zposition", "Zrotation", "Xrotation", "Yrotation")
-
-
-@dataclass(frozen=True, eq=False)
-class Bvh:
-    """What a BVH file holds: a tree of named joints, and where they are in each frame."""
-
-    names: tuple[str, ...]  # the root first
-    parents: tuple[int, ...]  # -1 for the root
-    offsets: Float[np.ndarray, "joints 3"]  # from the parent, at rest, in the file's unit
-    positions: Float[np.ndarray, "frames joints 3"]  # in the world, in the file's unit
-    fps: float
-
-    def motion(self, skeleton: Skeleton, text: str = "", unit: float = 1.0) -> Motion:
-        """The joints that ``skeleton`` names, in metres.
-
-        Args:
-            skeleton: Whose joints; the file may hold others besides.
-            text: Caption.
-            unit: Metres in one unit of the file; 0.01 for centimetres.
-
-        Raises:
-            ValueError: A joint is missing.
-        """
-        if missing := [joint for joint in skeleton.joints if joint not in self.names]:
-            raise ValueError(
-                f"the file has no joint {', '.join(missing)}; it has {', '.join(self.names)}"
-            )
-        rows = [self.names.index(joint) for joint in skeleton.joints]
-        joints = (unit * self.positions[:, rows]).astype(np.float32)
-        return Motion(joints, self.fps, skeleton, text)
 
 
 def write_bvh(motion: Motion, path: Path) -> Path:
@@ -154,7 +124,7 @@ def _hierarchy(
     return [*lines, f"{pad}}}"]
 
 
-def read_bvh(path: Path) -> Bvh:
+def read_bvh(path: Path) -> Capture:
     """Read a BVH file, ours or another program's.
 
     A joint's position channels stand in place of its offset, as Blender and MotionBuilder take
@@ -172,8 +142,12 @@ def read_bvh(path: Path) -> Bvh:
     head, found, data = text.partition("MOTION")
     if not found:
         raise ValueError(f"{path} is no BVH file: it has no line MOTION")
-    names, parents, offsets, channels = _parse_hierarchy(head.split(), path)
+    names, parents, offsets, channels, ends = _parse_hierarchy(head.split(), path)
     frames, fps, numbers = _parse_motion(data, sum(map(len, channels)), path)
+    try:
+        check_size(frames, len(names))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     positions = np.empty((frames, len(names), 3))
     turns: list[Rotation] = []
     column = 0
@@ -196,16 +170,17 @@ def read_bvh(path: Path) -> Bvh:
             positions[:, joint] = positions[:, parent] + turns[parent].apply(place)
             world = turns[parent] * turned
         turns.append(world)
-    return Bvh(tuple(names), tuple(parents), offsets, positions, fps)
+    return Capture(tuple(names), tuple(parents), offsets, positions, tuple(turns), fps, ends)
 
 
 def _parse_hierarchy(
     words: Sequence[str], path: Path
-) -> tuple[list[str], list[int], np.ndarray, list[tuple[str, ...]]]:
+) -> tuple[list[str], list[int], np.ndarray, list[tuple[str, ...]], dict[str, np.ndarray]]:
     names: list[str] = []
     parents: list[int] = []
     offsets: list[tuple[float, ...]] = []
     channels: list[tuple[str, ...]] = []
+    ends: dict[str, np.ndarray] = {}
     stack: list[int] = []  # open joints; -1 for an end site
     at = 0
 
@@ -239,8 +214,11 @@ def _parse_hierarchy(
             stack.pop()
         elif word == "OFFSET":
             numbers = take(3)
+            offset = tuple(_number(number, path) for number in numbers)
             if stack and stack[-1] >= 0:
-                offsets[stack[-1]] = tuple(_number(number, path) for number in numbers)
+                offsets[stack[-1]] = offset
+            elif len(stack) > 1 and stack[-2] >= 0:
+                ends[names[stack[-2]]] = np.array(offset)
         elif word == "CHANNELS" and stack and stack[-1] >= 0:
             count = take(1)[0]
             if count not in "0123456" or count == "":
@@ -253,7 +231,7 @@ def _parse_hierarchy(
             raise ValueError(f"{path} is no BVH file: it says {word[:40]!r} in its hierarchy")
     if not names or stack:
         raise ValueError(f"{path} is no whole BVH file: {'a { is open' if names else 'no joint'}")
-    return names, parents, np.array(offsets), channels
+    return names, parents, np.array(offsets), channels, ends
 
 
 def _parse_motion(data: str, columns: int, path: Path) -> tuple[int, float, np.ndarray]:

@@ -11,10 +11,11 @@ A data set is a folder with
 Ids of mirrored motions begin with M; they are listed and read as any other.
 """
 
+import io
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -22,16 +23,20 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 
 from easytune_lib.motion.arrays import array_in
 from easytune_lib.motion.bundle import read_bundle
 from easytune_lib.motion.corpus import Caption, Clip, Corpus, FeatureStats, Problem
 from easytune_lib.motion.features import to_features
 from easytune_lib.motion.skeleton import HUMANML3D, KIT, Skeleton
+from easytune_lib.storage import write_atomic
 
 SPLITS = ("train", "val", "test", "extra")
 NOTES = frozenset({"length", "missing split", "unlisted motion"})
 """Kinds of problems that do not stop a reader: usual, or a choice of the user's."""
+
+_ID = re.compile(r"[\w-][\w.-]{0,99}")
 
 OnProblem = Literal["raise", "skip"]
 
@@ -168,6 +173,65 @@ def summarise(path: Path | str) -> Summary:
     return Summary(name, skeleton, splits.total(), hours, captions, dict(splits), tuple(problems))
 
 
+def write_clip(
+    root: Path, id: str, joints: Float32[np.ndarray, "frames 22 3"], captions: Iterable[Caption]
+) -> None:
+    """Write one motion and its captions; the motion last, so that where it is all is there.
+
+    Args:
+        root: Of the data set.
+        id: Letters, digits, ``_``, ``-`` and ``.``.
+        joints: Metres, y up, 20 frames a second.
+        captions: A ``#`` or a line break in them becomes a space.
+
+    Raises:
+        ValueError: The id is none.
+    """
+    if not _ID.fullmatch(id):
+        raise ValueError(f"{id[:40]!r} is no id: expected letters, digits, _, - and .")
+    lines = (
+        f"{_plain(each.text)}#{_plain(each.tokens)}#{each.start}#{each.end}\n" for each in captions
+    )
+    write_atomic(root / "texts" / f"{id}.txt", "".join(lines).encode())
+    packed = io.BytesIO()
+    np.save(packed, joints)
+    write_atomic(root / "new_joints" / f"{id}.npy", packed.getvalue())
+
+
+def write_splits(root: Path, splits: Mapping[str, Iterable[str]]) -> None:
+    """Write ``train.txt`` and so on: the ids of each split."""
+    for split, ids in splits.items():
+        write_atomic(root / f"{split}.txt", "".join(f"{id}\n" for id in ids).encode())
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace("#", " ").split())
+
+
+def read_captions(path: Path) -> tuple[Caption, ...]:
+    """Captions of one file: plain lines, or ``caption#tokens#start#end``.
+
+    Raises:
+        ValueError: It cannot be read, has none, more than 1 MiB, or a bad line; says which.
+    """
+    try:
+        if path.stat().st_size > 2**20:
+            raise ValueError(f"{path} has more than 1 MiB: one caption a line is expected")
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    captions = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line.strip():
+                captions.append(_caption(line) if "#" in line else Caption(line.strip()))
+        except ValueError as error:
+            raise ValueError(f"{path}: line {number} {error}") from error
+    if not captions:
+        raise ValueError(f"{path} has no caption: write one a line")
+    return tuple(captions)
+
+
 def read_statistics(path: Path | str) -> FeatureStats:
     """``Mean.npy`` and ``Std.npy`` of a folder: what published weights were trained with.
 
@@ -259,7 +323,7 @@ def _walk(root: Path, folder: str, skeleton: Skeleton) -> Iterator[Clip | Proble
                 yield Problem(listed.name, what, "duplicate id")
                 continue
             seen[id] = split
-            if not re.fullmatch(r"[\w-][\w.-]{0,99}", id):
+            if not _ID.fullmatch(id):
                 what = f"{id[:40]!r} is no id: expected letters, digits, _, - and ."
                 yield Problem(listed.name, what, "bad id")
                 continue

@@ -43,6 +43,8 @@ def test_each_subcommand_says_what_it_takes(capsys: pytest.CaptureFixture[str]):
         ["reproduce"],
         ["run"],
         ["data", "check"],
+        ["data", "get"],
+        ["data", "import"],
         ["train"],
         ["bench"],
         ["doctor"],
