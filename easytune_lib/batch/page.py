@@ -15,7 +15,8 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem;
        color: #111; background: #fff; }
 li { margin: 1rem 0; } pre { overflow-x: auto; } img { max-width: 100%; }
-a.anchor-link { display: none; } td, th { padding: 0 .5rem; text-align: left; } small, p { color: #444; } h1 { line-height: 1.2; }
+a.anchor-link { display: none; } td, th { padding: 0 .5rem; text-align: left; }
+small, p { color: #444; } h1 { line-height: 1.2; }
 @media (prefers-color-scheme: dark) { body { color: #eee; background: #111; } a { color: #8cf; }
        small, p { color: #bbb; } }
 """
