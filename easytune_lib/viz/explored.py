@@ -110,7 +110,8 @@ def explore_paths(
             points = motion.joints[:, motion.skeleton.index(joint)]
             traces.append(
                 go.Scatter3d(
-                    **_placed(points), mode="lines+markers", name=_plain(f"{name}: {_words(joint)}"),
+                    **_placed(points), mode="lines+markers",
+                    name=_plain(f"{name}: {_words(joint)}"),
                     line={"color": color, "width": 5 if joint == root else 3, "dash": dash},
                     marker={"symbol": "circle-open", "color": color,
                             "size": [7] + [0.01] * (len(points) - 1)},
@@ -119,21 +120,23 @@ def explore_paths(
                 )
             )  # fmt: skip
         traces.append(
-            go.Scatter3d(**_pose(motion), mode="lines", name=_plain(f"{name}: last pose"), hoverinfo="skip",
-                         line={"color": color, "width": 2}, opacity=0.6)
+            go.Scatter3d(**_pose(motion), mode="lines", name=_plain(f"{name}: last pose"),
+                         line={"color": color, "width": 2}, opacity=0.6, hoverinfo="skip")
         )  # fmt: skip
     yaw = facing(motions[0]) + 1.0
     axes = [
         {"title": name, "range": [low[i], high[i]], "gridcolor": _LINE, "zeroline": False}
         for name, i in (("z, m", 2), ("x, m", 0), ("height, m", 1))
     ]
-    long, wide, tall = (1.2 * (high - low) / (high - low).max())[[2, 0, 1]]
+    span = high - low
+    long, wide, tall = (span * min(1.3 / span.max(), 0.85 / span[1]))[[2, 0, 1]]  # in sight
     figure = go.Figure(traces, _layout(title or motions[0].text, 520, 10))
     return figure.update_layout(
         scene={
             **dict(zip(("xaxis", "yaxis", "zaxis"), axes, strict=True)),
             "aspectmode": "manual", "aspectratio": {"x": long, "y": wide, "z": tall},
-            "camera": {"eye": {"x": 1.3 * np.cos(yaw), "y": 1.3 * np.sin(yaw), "z": 0.5}},
+            "camera": {"eye": {"x": 1.3 * np.cos(yaw), "y": 1.3 * np.sin(yaw), "z": 0.5},
+                       "center": {"x": 0, "y": 0, "z": -0.1}},
         },
         legend={"orientation": "h", "y": 0, "yanchor": "top"},
     )  # fmt: skip
@@ -173,7 +176,8 @@ def _layout(title: str, height: int, left: int) -> dict[str, Any]:
     return {
         "template": "none", "height": height, "paper_bgcolor": "white",
         "font": {"color": _INK, "size": 12},
-        "title": {"text": _plain(title), "font": {"size": 14}, "x": 0.01, "xanchor": "left", "y": 0.97},
+        "title": {"text": _plain(title), "font": {"size": 14},
+                  "x": 0.01, "xanchor": "left", "y": 0.97},
         "margin": {"l": left, "r": 60, "t": 80, "b": 30},
     }  # fmt: skip
 
