@@ -1,4 +1,4 @@
-"""A table as LaTeX with booktabs: text escaped, best and second best marked, intervals small."""
+"""A table as LaTeX for a paper: text escaped, best and second best marked, intervals small."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
