@@ -264,6 +264,15 @@ def vermillion(view) -> int:
     return int((abs(shot - [0xD5, 0x5E, 0x00]).max(-1) < 40).sum())
 
 
+def see(page, name: str, where: str) -> None:
+    views = page.locator(".js-plotly-plot:has(canvas)")
+    views.nth(EXPLORED[name] - 1).wait_for(timeout=60_000)
+    assert views.count() == EXPLORED[name]
+    for place, view in enumerate(views.all()):
+        assert vermillion(view) > 100, f"view {place} of {name} is empty on the {where}"
+        view.screenshot(path=SHOTS / f"explored_{name}_{place}_{where}.png")
+
+
 @pytest.mark.parametrize("name", EXPLORED)
 def test_what_is_explored_is_drawn_in_a_dark_lab_and_without_a_network(
     browser, address, folder, tmp_path, name
@@ -273,20 +282,15 @@ def test_what_is_explored_is_drawn_in_a_dark_lab_and_without_a_network(
     context = browser.new_context(offline=True, viewport={"width": 1100, "height": 1000})
     page = context.new_page()
     page.goto((tmp_path / f"{name}.html").as_uri())
+    see(page, name, "page")
+    context.close()  # drawing by software, it would slow the lab down
     shutil.copy(source, folder / "notebooks")
     book = Notebook(browser, address, f"notebooks/{name}.ipynb")
     book.theme("Dark")
-    for where, views in (("page", page), ("lab", book.page)):
-        drawn = views.locator(".js-plotly-plot:has(canvas)")
-        drawn.nth(EXPLORED[name] - 1).wait_for(timeout=60_000)
-        assert drawn.count() == EXPLORED[name]
-        for place, view in enumerate(drawn.all()):
-            assert vermillion(view) > 100, f"view {place} of {name} is empty on the {where}"
-            view.screenshot(path=SHOTS / f"explored_{name}_{place}_{where}.png")
+    see(book.page, name, "lab")
     assert worries(book.errors) == []
     book.page.evaluate("() => jupyterapp.commands.execute('kernelmenu:shutdown')")
     book.page.close()
-    context.close()
 
 
 def test_every_notebook_opens_in_the_lab(browser, address, folder):
