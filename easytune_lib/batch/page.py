@@ -1,5 +1,9 @@
 """Notebooks as web pages that load nothing: math is MathML, pictures and players lie inside."""
 
+import base64
+import copy
+import gzip
+import json
 import re
 from collections.abc import Mapping
 from html import escape
@@ -7,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from easytune_lib.batch.notebook import read_notebook, title
+
+PLOTLY = "application/vnd.plotly.v1+json"
+"""A plotly figure as data, as notebooks keep it."""
 
 HEAVY = 3_000_000
 """Bytes that a page has at most."""
@@ -24,6 +31,16 @@ _LINK = re.compile(r'(href="[^":/#?]+)\.ipynb([#"])')
 _SCRIPT = re.compile(r"<script\b[^>]*\bsrc\s*=[^>]*>\s*</script>", re.IGNORECASE)
 _MATHJAX = re.compile(r"<script type=\"text/x-mathjax-config\">.*?</script>", re.DOTALL)
 _IMPORT = re.compile(r"\bimport\s*\(?\s*[\"']https?:|\bfrom\s+[\"']https?:")
+_UNPACK = """
+const plotly = (async () => {
+  const packed = Uint8Array.from(atob("%s"), (c) => c.charCodeAt(0));
+  const plain = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const script = document.createElement("script");
+  script.textContent = await new Response(plain).text();
+  document.head.append(script);
+  return globalThis.Plotly;
+})();
+"""
 _MODULE = re.compile(r"<script type=\"module\">.*?</script>", re.DOTALL)
 
 
@@ -32,7 +49,8 @@ def page(notebook: Any) -> str:
 
     Formulas become MathML, which browsers draw themselves. Scripts that nbconvert would load from
     elsewhere (MathJax, RequireJS, Mermaid) are left out; those within outputs, such as the motion
-    player, stay. Links to other notebooks lead to their pages.
+    player, stay. Figures that are kept as plotly's data are drawn by plotly's script, which then
+    lies in the page once, packed: 2 MB. Links to other notebooks lead to their pages.
     """
     from nbconvert import HTMLExporter
 
@@ -40,7 +58,7 @@ def page(notebook: Any) -> str:
         embed_images=True, mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="",
         filters={"markdown2html": markdown},
     )  # fmt: skip
-    made, _ = exporter.from_notebook_node(notebook)
+    made, _ = exporter.from_notebook_node(_with_plotly(notebook))
     made = _MATHJAX.sub("", _SCRIPT.sub("", made))
     made = _MODULE.sub(lambda found: "" if _IMPORT.search(found[0]) else found[0], made)
     return _LINK.sub(r"\1.html\2", made)
@@ -72,6 +90,30 @@ def plain_page(name: str, body: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(name)}</title><style>{_STYLE}</style></head><body>{body}</body></html>\n"
     )
+
+
+def _with_plotly(notebook: Any) -> Any:
+    """A notebook whose plotly figures are HTML, the first with the script that draws all."""
+    notebook = copy.deepcopy(notebook)
+    outputs = [out for cell in notebook.cells for out in cell.get("outputs", ())]
+    figures = [out.data for out in outputs if PLOTLY in out.get("data", ())]
+    for place, data in enumerate(figures):
+        drawn, name = data.pop(PLOTLY), f"plotly-{place}"
+        spec = json.dumps([drawn.get("data", []), drawn.get("layout", {})], separators=(",", ":"))
+        spec = re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", spec)
+        data["text/html"] = (
+            f'<div id="{name}"></div><script>{_plotly() if place == 0 else ""}'
+            f'plotly.then((p) => p.newPlot("{name}", ...{spec}, {{responsive: true}}));</script>'
+        )
+    return notebook
+
+
+def _plotly() -> str:
+    """Plotly's script as a promise of it, at a third of its size."""
+    from plotly.offline import get_plotlyjs
+
+    packed = gzip.compress(get_plotlyjs().encode(), mtime=0)
+    return _UNPACK % base64.b64encode(packed).decode()
 
 
 def math(formula: str, block: bool = False) -> str:

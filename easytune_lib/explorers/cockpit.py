@@ -14,7 +14,7 @@ from easytune_lib.motion.motion import Motion
 from easytune_lib.protocols import Prompts
 from easytune_lib.storage import save_tensors
 from easytune_lib.viz.player import MotionPlayer
-from easytune_lib.viz.style import GREY
+from easytune_lib.viz.style import GREY, run_colors
 from easytune_lib.viz.video import save_video
 from easytune_lib.workbench import Workbench, ask
 
@@ -231,6 +231,10 @@ class Cockpit(Panel):
     def _name(self, run: TuningRun) -> str:
         return f"run {self.runs.index(run) + 1}: {run.settings.method}, lr {run.settings.lr:g}"
 
+    def _colors(self) -> list[str]:
+        """Of all runs, so that a run keeps its own when others are added."""
+        return run_colors([run.settings.method for run in self.runs])
+
     def _motions(self, shown: str) -> dict[str, Motion]:
         """The base model's and, of each run, the last sample up to an update."""
         found: dict[str, Motion] = {}
@@ -246,7 +250,7 @@ class Cockpit(Panel):
         motions = self._motions(shown)
         if not motions or self.run is None:
             return None
-        colors = [GREY, *(line("", [], [], self.runs.index(r))["color"] for r in self._beside())]
+        colors = [GREY, *(self._colors()[self.runs.index(r)] for r in self._beside())]
         return MotionPlayer(
             list(motions.values()), names=list(motions), colors=colors[: len(motions)],
             title=self.run.prompts.texts[0], height=400,
@@ -280,17 +284,18 @@ class Cockpit(Panel):
 
     def _charts(self) -> list[dict[str, Any]]:
         rewards, norms, held = [], [], []
-        for i, run in enumerate(self.runs[-5:]):
-            color = len(self.runs[:-5]) + i
+        shown = list(zip(self.runs, self._colors(), strict=True))[-5:]
+        for number, (run, color) in enumerate(shown, len(self.runs[:-5]) + 1):
+            name = f"run {number}"
             done = run.updates
             at = list(range(1, done + 1))
-            rewards.append(line(f"run {color + 1}", at, _smooth(run.rewards[:done]), color))
-            norms.append(line(f"run {color + 1}", at, run.grad_norms[:done], color))
+            rewards.append(line(name, at, _smooth(run.rewards[:done]), color))
+            norms.append(line(name, at, run.grad_norms[:done], color))
             looks = list(run.samples)
             when = [look.update for look in looks]
             held += [
-                line(f"run {color + 1}, reward", when, [s.reward for s in looks], color),
-                line(f"run {color + 1}, judge", when, [s.judge for s in looks], color, dash=True),
+                line(f"{name}, reward", when, [s.reward for s in looks], color),
+                line(f"{name}, judge", when, [s.judge for s in looks], color, dash=True),
             ]
         return [
             chart(f"Training reward, mean of {_MEAN} updates", "update", rewards),

@@ -1,4 +1,4 @@
-"""A table as LaTeX with booktabs: text escaped, best and second best marked, intervals small."""
+"""A table as LaTeX for a paper: text escaped, best and second best marked, intervals small."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,7 +66,9 @@ def latex_table(
     name: str,
     run_id: str,
 ) -> str:
-    """A ``table`` environment that needs booktabs alone; the run's id in a comment and caption.
+    """A ``table`` that needs booktabs and graphicx; the run's id in a comment and the caption.
+
+    A table that is wider than the line is made smaller; in two columns, ``table*`` gives it room.
 
     Raises:
         ValueError: There are no rows, or one has not a label and a cell for each column.
@@ -85,6 +87,8 @@ def latex_table(
     lines = [
         f"% {' '.join(run_id.split())}", r"\begin{table}", r"\centering", r"\small",
         rf"\caption{{{escape(caption)} [{escape(run_id)}]}}", rf"\label{{tab:{name}}}",
+        r"\setlength{\tabcolsep}{3pt}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{'l' * len(labels)}{'r' * len(columns)}}}", r"\toprule",
         " & ".join(heads) + r" \\", r"\midrule",
     ]  # fmt: skip
@@ -97,7 +101,15 @@ def latex_table(
         ]
         # Braces: a label that begins with [ is no length for the \\ before it.
         lines.append(" & ".join([*(f"{{{escape(x)}}}" for x in row.labels), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+        ends = [_ends(cell, column) for cell, column in zip(row.cells, columns, strict=True)]
+        if any(ends):
+            lines[-1] += "[-3pt]"
+            lines.append(" & ".join([*("" for _ in labels), *ends]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""])
+
+
+def _number(value: float, column: Column) -> str:
+    return f"{value:.{column.decimals}f}".replace("-", "$-$")  # a minus, not a hyphen
 
 
 def _shown(value: float | None, column: Column) -> float | None:
@@ -107,9 +119,12 @@ def _shown(value: float | None, column: Column) -> float | None:
 def _cell(cell: Cell, column: Column, mark: str) -> str:
     if cell.value is None:
         return "--"
-    text = f"{cell.value:.{column.decimals}f}"
-    text = rf"\{mark}{{{text}}}" if mark else text
-    if cell.low is None and cell.high is None:
-        return text
-    ends = ("--" if end is None else f"{end:.{column.decimals}f}" for end in (cell.low, cell.high))
-    return rf"{text} {{\tiny [{', '.join(ends)}]}}"
+    text = _number(cell.value, column)
+    return rf"\{mark}{{{text}}}" if mark else text
+
+
+def _ends(cell: Cell, column: Column) -> str:
+    if cell.value is None or (cell.low is None and cell.high is None):
+        return ""
+    ends = ("--" if end is None else _number(end, column) for end in (cell.low, cell.high))
+    return rf"{{\tiny [{', '.join(ends)}]}}"

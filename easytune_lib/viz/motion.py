@@ -1,6 +1,6 @@
 """Motions on paper: film strips, pairs of them, and poses along the path."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
@@ -16,6 +17,7 @@ from easytune_lib.motion.motion import Motion
 from easytune_lib.viz.body import View, body_of, facing, frame_at, shadow, shapes
 from easytune_lib.viz.style import GREY, OKABE_ITO, PAGE, PaperFigure, mix, styled
 
+_RINGS = [OKABE_ITO[name] for name in ("blue", "green", "purple")]  # as many names fit a column
 _FLOOR = "#F1F2F4"
 _DEPTH = 0.55  # metres of floor shown before and behind a pose
 _LABEL = 0.13  # inches below the floor for the time labels
@@ -48,10 +50,12 @@ def plot_pair(
     n: int = 8,
     colors: tuple[str, str] = (GREY, OKABE_ITO["vermillion"]),
     width: float = PAGE,
+    marked: int = 3,
 ) -> Figure:
     """Two film strips, one above the other, at the same times, scale and camera angle.
 
-    Where one motion has ended, its place in the strip stays empty.
+    Where one motion has ended, its place in the strip stays empty. The joints that changed most
+    by :func:`change` have rings, and are named with the centimetres between the strips.
 
     Args:
         before: The upper strip; its first frame sets the camera angle of both.
@@ -60,8 +64,42 @@ def plot_pair(
         n: Poses, 1 or more.
         colors: Of the trunks.
         width: Of the figure, inches.
+        marked: Joints with rings, 0 to 3; a joint that did not change has none.
+
+    Raises:
+        ValueError: ``marked`` is out of range, or the motions differ in skeleton.
     """
-    return _strips([before, after], names, n, colors, width)
+    if not 0 <= marked <= len(_RINGS):
+        raise ValueError(f"marked is 0 to {len(_RINGS)} joints, got {marked}")
+    moved = change(before, after) if marked else {}
+    rings = {joint: moved[joint] for joint in list(moved)[:marked] if moved[joint] > 0}
+    return _strips([before, after], names, n, colors, width, rings)
+
+
+def change(before: Motion, after: Motion) -> dict[str, float]:
+    """How far each joint is from itself in the other motion, metres, the most changed first.
+
+    The mean over the frames that both have, with the roots above one another, as poses stand in a
+    strip: heights and headings count, the way over the floor does not.
+
+    Raises:
+        ValueError: The motions differ in skeleton.
+    """
+    skeleton = before.skeleton
+    if after.skeleton != skeleton:
+        raise ValueError(
+            f"joints of one skeleton are compared, got {skeleton} and {after.skeleton}; "
+            "a pair of them is drawn with marked=0"
+        )
+    shared = min(before.seconds, after.seconds)
+    times = np.arange(max(round(shared * before.fps), 1)) / before.fps
+    a, b = (
+        joints - joints[:, :1] * [1, 0, 1]
+        for joints in (m.joints[frame_at(m, times)].astype(np.float64) for m in (before, after))
+    )
+    moved = np.linalg.norm(b - a, axis=-1).mean(0)
+    order = np.argsort(-moved, kind="stable")
+    return {skeleton.joints[i]: float(moved[i]) for i in order}
 
 
 @styled()
@@ -117,6 +155,7 @@ def _strips(
     n: int,
     colors: Sequence[str],
     width: float,
+    rings: Mapping[str, float] | None = None,
 ) -> Figure:
     longest = max(motions, key=lambda motion: motion.seconds)
     times = _frames(longest, n) / longest.fps
@@ -129,7 +168,8 @@ def _strips(
     depth = max(float(np.sin(view.pitch)) * _DEPTH, -low)  # feet may be below the floor
     below = depth + _LABEL * inch
     row_height = top + below + (0.16 * inch if names else 0.0)
-    fig, ax = _canvas(width, (0.0, cell * n, 0.0, row_height * len(rows)), 0.5 * len(rows))
+    key = "rings: changed most" if rings else ""
+    fig, ax = _canvas(width, (0.0, cell * n, 0.0, row_height * len(rows)), 0.5 * len(rows), key)
     for r, (motion, row) in enumerate(zip(motions, rows, strict=True)):
         floor = (len(rows) - 1 - r) * row_height + below
         start, stop = ax.get_xlim()
@@ -141,15 +181,40 @@ def _strips(
         for i, (time, pose) in enumerate(zip(times, row, strict=True)):
             if pose is None:
                 continue
-            x = (i + 0.5) * cell - (left + right) / 2
-            ax.text((i + 0.5) * cell, floor - depth - 0.02 * inch, _seconds(time),
+            middle = (i + 0.5) * cell
+            ax.text(middle, floor - depth - 0.02 * inch, _seconds(time),
                     ha="center", va="top", fontsize=7, color=GREY)  # fmt: skip
-            shift = np.array([x, floor, 0.0])
+            shift = np.array([middle - (left + right) / 2, floor, 0.0])
             drawn += shapes(body_of(motion.skeleton), pose + shift, colors[r])
             _trail(ax, motion, time, view, shift, colors[r], (i * cell, cell))
             _shadow(ax, motion, _centred(motion, time), view, shift)
+            for joint, color in zip(rings or (), _RINGS, strict=False):
+                x, y = (pose + shift)[motion.skeleton.index(joint), :2]
+                ax.plot(x, y, **_ring(color))
         _draw(ax, drawn)
+    if rings:
+        _name_rings(ax, rings, row_height - 0.08 * inch)
     return fig
+
+
+def _ring(color: str) -> dict[str, Any]:
+    halo = [withStroke(linewidth=2.2, foreground="white")]
+    return {"marker": "o", "ls": "", "ms": 5.5, "mfc": "none", "mec": color, "mew": 1.1,
+            "zorder": 4, "path_effects": halo}  # fmt: skip
+
+
+def _name_rings(ax: Axes, rings: Mapping[str, float], height: float) -> None:
+    """At the right of a height in metres: each ring, its joint's name, its mean change."""
+    handles = [
+        Line2D([], [], label=f"{joint.replace('_', ' ')} {100 * metres:.0f} cm", **_ring(color))
+        for (joint, metres), color in zip(rings.items(), _RINGS, strict=False)
+    ]
+    ax.legend(
+        handles=handles, labelcolor=[to_hex(mix(c, "black", 0.25)) for c in _RINGS[: len(rings)]],
+        loc="center right", bbox_to_anchor=(ax.get_xlim()[1], height),
+        bbox_transform=ax.transData, ncols=3, fontsize=7, frameon=False, handlelength=1.2,
+        handletextpad=0.1, columnspacing=0.7, borderpad=0, borderaxespad=0.4,
+    )  # fmt: skip
 
 
 def _frames(motion: Motion, n: int) -> Int[np.ndarray, " n"]:

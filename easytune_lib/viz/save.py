@@ -64,7 +64,7 @@ def save_figure(
         files = {kind: _render(fig, kind, ids) for kind in _METADATA}
     for kind, image in files.items():
         write_atomic(Path(folder) / f"{name}.{kind}", image)
-    write_atomic(Path(folder) / f"{name}.csv", _csv(content["data"]))
+    write_atomic(Path(folder) / f"{name}.csv", csv_of(content["data"]))
     write_json(Path(folder) / f"{name}.json", content)
     return Path(folder) / f"{name}.pdf"
 
@@ -109,9 +109,9 @@ def _render(fig: Figure, kind: str, ids: Sequence[str]) -> bytes:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """Arrays and their numbers as JSON has them."""
+    """Arrays and their numbers as JSON has them; keys sorted, as in a record that was read."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
+        return {str(key): _plain(value[key], f"{where}.{key}") for key in sorted(value, key=str)}
     if hasattr(value, "tolist"):  # arrays, tensors, NumPy numbers
         return _plain(value.tolist(), where)
     if isinstance(value, list | tuple):
@@ -123,17 +123,23 @@ def _plain(value: Any, where: str) -> Any:
     raise ValueError(f"{where} holds a {type(value).__name__}; give lists, arrays, numbers or text")
 
 
-def _csv(data: Mapping[str, Any]) -> bytes:
+def csv_of(data: Mapping[str, Any]) -> bytes:
     """All of ``data`` as one table: a row a row of its tables, or a step of its series.
 
     Several tables are told apart by a first column; a list in a row becomes a row an item, with
-    its place in ``index``.
+    its place in ``index``. Then come the columns with text, then those with numbers, by name.
     """
     rows = list(_rows(data))
     if len({row["table"] for row in rows}) <= 1:
         rows = [{key: row[key] for key in row if key != "table"} for row in rows]
     text = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    texts = {key for row in rows for key, value in row.items() if isinstance(value, str)}
+    first = ("table", "index")
+
+    def place(key: str) -> tuple[int, bool, str]:
+        return first.index(key) if key in first else len(first), key not in texts, key
+
+    columns = sorted({key for row in rows for key in row}, key=place)
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

@@ -3,6 +3,7 @@
 import io
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TypedDict
 
 import matplotlib.style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 COLUMN = 3.25
@@ -131,6 +132,17 @@ def body_colors(names: Sequence[str]) -> list[str]:
         family = next((key for key in _FAMILIES if name.lower().startswith(key)), "")
         color = own.get(family) or _FAMILIES.get(family, (spare[i % len(spare)],))[0]
         colors.append(color)
+    return colors
+
+
+def run_colors(methods: Sequence[str]) -> list[str]:
+    """A colour for each run: its method's; further ones of that colour are lighter and darker."""
+    colors, seen = [], Counter[str]()
+    for method in methods:
+        (own,) = body_colors([method])
+        other, amount = (("white", 0.0), ("white", 0.45), ("black", 0.35))[seen[own] % 3]
+        seen[own] += 1
+        colors.append(to_hex(mix(own, other, amount)).upper())
     return colors
 
 

@@ -1,14 +1,17 @@
+import base64
+import gzip
 import json
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
+from plotly.offline import get_plotlyjs
 from tiny_notebook import cell, executed, notebook, write
 
 from easytune_lib.batch import page as pages
 from easytune_lib.batch.cli import main
-from easytune_lib.batch.page import math, page, write_site
+from easytune_lib.batch.page import HEAVY, PLOTLY, math, page, write_site
 
 LOADED = re.compile(
     r"<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)\s*=\s*[\"']?(?:https?:)?//[^\"' >]*"
@@ -41,6 +44,21 @@ def test_links_lead_to_pages_and_outputs_stay():
     text = page(made("See [it](04_step_finetuning.ipynb#x) and [web](https://a.org/b.ipynb)."))
     assert 'href="04_step_finetuning.html#x"' in text and "https://a.org/b.ipynb" in text
     assert "3\n" in text
+
+
+def test_figures_of_plotly_are_drawn_by_a_script_that_lies_in_the_page_once():
+    content = made()
+    assert "DecompressionStream" not in page(content)
+    shown = {"data": [{"type": "parcoords"}], "layout": {"title": "</script><b>"}}
+    content.cells[-1].outputs = [
+        nbformat.v4.new_output("display_data", {PLOTLY: shown}) for _ in range(2)
+    ]
+    text = page(content)
+    (packed,) = re.findall(r'atob\("([^"]+)"\)', text)
+    assert gzip.decompress(base64.b64decode(packed)).decode() == get_plotlyjs()
+    assert text.count("newPlot(") == 2 == text.count(r"\u003c/script\u003e")
+    assert len(text.encode()) < HEAVY - 600_000 and not LOADED.findall(text)
+    assert PLOTLY in content.cells[-1].outputs[0].data  # the notebook is as it was
 
 
 @pytest.mark.parametrize("formula", ["", "\\frac{", "}{", "\\nonsense <script>"])

@@ -59,9 +59,9 @@ def test_text_of_strangers_cannot_command_comment_or_break_a_line():
 
 def test_intervals_are_printed_and_an_open_end_is_a_dash():
     table = latex_table(
-        ["m"], [UP, DOWN], [Row(["a"], [Cell(0.5, 0.25, None), Cell(None)])], "c", "n", "run-1"
+        ["m"], [UP, DOWN], [Row(["a"], [Cell(0.5, -0.25, None), Cell(None)])], "c", "n", "run-1"
     )
-    assert r"\textbf{0.500} {\tiny [0.250, --]} & -- \\" in table
+    assert "{a} & \\textbf{0.500} & -- \\\\[-3pt]\n & {\\tiny [$-$0.250, --]} &  \\\\\n" in table
     assert table.startswith("% run-1\n") and r"\caption{c [run-1]}" in table
 
 
@@ -115,10 +115,21 @@ def test_the_command_writes_where_it_is_told(tmp_path: Path):
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_the_tables_compile(tmp_path: Path):
+@pytest.mark.parametrize("columns", ["onecolumn", "twocolumn"])
+def test_the_tables_compile_within_the_line_and_those_of_strangers_do(tmp_path: Path, columns: str):
     made = make_tables(RUNS, tmp_path, lambda _: None)
-    inputs = "".join(rf"\input{{{path.name}}}\clearpage" for path in made)
-    head = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs}"
-    (tmp_path / "all.tex").write_text(head + r"\begin{document}" + inputs + r"\end{document}")
+    every = "".join(map(chr, range(1, 0x180)))
+    texts = [HOSTILE, every, "[1pt] x", "*", r"\end{document}"]
+    wide = [Cell(-123.456, -200.0, 1e6)] * 9
+    rows = [Row([text, text[:20]], wide, text) for text in texts]
+    heads = [Column(text, 1) for text in (*texts, *"abcd")]
+    (tmp_path / "evil.tex").write_text(latex_table(texts[:2], heads, rows, every, "evil", every))
+    inputs = [rf"\input{{{name}}}\clearpage" for name in (*(p.name for p in made), "evil.tex")]
+    head = r"\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx}\begin{document}"
+    lines = [rf"\documentclass[{columns}]{{article}}", head, *inputs, r"\end{document}"]
+    (tmp_path / "all.tex").write_text("\n".join(lines))
     command = ["pdflatex", "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error"]
-    subprocess.run([*command, "all.tex"], cwd=tmp_path, check=True, capture_output=True)
+    ran = subprocess.run([*command, "all.tex"], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout[-2000:]
+    own, _, _ = ran.stdout.partition("evil.tex")  # a caption may be one word without end
+    assert re.findall(r"^Overfull.*|^LaTeX Warning: Float too.*", own, re.MULTILINE) == []

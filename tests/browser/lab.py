@@ -88,7 +88,7 @@ class Notebook:
             "console",
             lambda said: self.errors.append(said.text) if said.type == "error" else None,
         )
-        self.page.goto(address.replace("NOTEBOOK", path))
+        self.page.goto(address.replace("NOTEBOOK", path), timeout=120_000)
         self.page.locator(".jp-Notebook").first.wait_for(timeout=120_000)
         self.page.wait_for_function(IDLE, timeout=120_000)
 

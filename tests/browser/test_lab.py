@@ -1,6 +1,7 @@
 """Notebooks in a real JupyterLab, and as pages, in a headless Chromium."""
 
 import importlib.util
+import io
 import os
 import re
 import shutil
@@ -11,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from easytune_lib.batch.browser import QUICK_PLAYER, bench_player, chromium, missing
 from easytune_lib.batch.page import write_site
@@ -248,6 +251,46 @@ def test_every_page_of_the_site_opens_without_a_network(browser, tmp_path):
         assert all(Path(unquote(urlparse(link).path)).exists() for link in links), path.name
         page.close()
     context.close()
+
+
+EXPLORED = {"06_motion_visualization": 1, "20_sweep": 2}  # plotly's views in them
+
+
+def vermillion(view) -> int:
+    """Points of a view that have EasyTune's colour, or nearly."""
+    view.scroll_into_view_if_needed()
+    view.page.wait_for_timeout(2000)
+    shot = np.asarray(Image.open(io.BytesIO(view.screenshot())).convert("RGB"), dtype=int)
+    return int((abs(shot - [0xD5, 0x5E, 0x00]).max(-1) < 40).sum())
+
+
+def see(page, name: str, where: str) -> None:
+    views = page.locator(".js-plotly-plot:has(canvas)")
+    views.nth(EXPLORED[name] - 1).wait_for(timeout=60_000)
+    assert views.count() == EXPLORED[name]
+    for place, view in enumerate(views.all()):
+        assert vermillion(view) > 100, f"view {place} of {name} is empty on the {where}"
+        view.screenshot(path=SHOTS / f"explored_{name}_{place}_{where}.png")
+
+
+@pytest.mark.parametrize("name", EXPLORED)
+def test_what_is_explored_is_drawn_in_a_dark_lab_and_without_a_network(
+    browser, address, folder, tmp_path, name
+):
+    source = ROOT / "notebooks" / f"{name}.ipynb"
+    write_site(ROOT, tmp_path, {name: source})
+    context = browser.new_context(offline=True, viewport={"width": 1100, "height": 1000})
+    page = context.new_page()
+    page.goto((tmp_path / f"{name}.html").as_uri())
+    see(page, name, "page")
+    context.close()  # drawing by software, it would slow the lab down
+    shutil.copy(source, folder / "notebooks")
+    book = Notebook(browser, address, f"notebooks/{name}.ipynb")
+    book.theme("Dark")
+    see(book.page, name, "lab")
+    assert worries(book.errors) == []
+    book.page.evaluate("() => jupyterapp.commands.execute('kernelmenu:shutdown')")
+    book.page.close()
 
 
 def test_every_notebook_opens_in_the_lab(browser, address, folder):

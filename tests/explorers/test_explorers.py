@@ -20,6 +20,7 @@ from easytune_lib.models.mld import VAE, LatentDenoiser, mld
 from easytune_lib.motion.skeleton import KIT
 from easytune_lib.protocols import Prompts
 from easytune_lib.records import RunRecord
+from easytune_lib.viz.style import method_style
 
 
 def one(text: str = "test 0") -> Prompts:
@@ -117,6 +118,10 @@ def test_a_run_by_hand(cockpit):
     names = [track["name"] for track in cockpit.base["player"]["tracks"]]
     assert names == ["before", "run 1: EasyTune, random step, lr 0.0002", "run 2: ReFL, lr 0.0002"]
     assert [len(c["series"]) for c in cockpit.view["charts"]] == [2, 2, 4]
+    own = [method_style(name)["color"] for name in ("EasyTune", "ReFL")]
+    for chart in cockpit.view["charts"][:2]:
+        assert [series["color"] for series in chart["series"]] == own
+    assert [t["color"].upper() for t in cockpit.base["player"]["tracks"]][1:] == own
     cockpit.set(shown=0)
     spec = re.search(r"panel\(.*?'player'\), (.*)\);</script>", cockpit.page())
     assert len(json.loads(spec[1])["views"]) == 3  # the samples' slider works without a kernel

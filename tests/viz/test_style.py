@@ -1,7 +1,14 @@
 import matplotlib
 import pytest
 
-from easytune_lib.viz.style import COLUMN, PaperFigure, body_colors, method_style, styled
+from easytune_lib.viz.style import (
+    COLUMN,
+    PaperFigure,
+    body_colors,
+    method_style,
+    run_colors,
+    styled,
+)
 
 
 def test_settings_share_the_colour_of_their_method_and_nothing_else():
@@ -22,6 +29,13 @@ def test_a_new_method_has_a_look_of_its_own_each_time():
     assert method_style("MyMethod") == method_style("MyMethod")
     assert method_style("MyMethod")["color"] not in {method_style("EasyTune")["color"]}
     assert method_style("MyMethod")["label"] == "MyMethod"
+
+
+def test_runs_have_their_methods_colour_and_stay_apart():
+    methods = ["EasyTune, random step", "DRaFT-5", "EasyTune, 4 strided", "EasyTune, random step"]
+    colors = run_colors(methods)
+    assert colors[:2] == [method_style(name)["color"] for name in methods[:2]]
+    assert len(set(colors)) == 4 and run_colors(methods[:3]) == colors[:3]
 
 
 def test_bodies_take_their_methods_colour_but_never_black():
