@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
+from easytune_lib import distributed
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import Step, gain, rollout
+from easytune_lib.diffusion.sampler import ShareNoise
 from easytune_lib.finetune.backward import Slopes, scored, slopes
 from easytune_lib.plan import GradientPlan
 from easytune_lib.protocols import Denoiser, FineTuneMethod, Prompts, Reward
@@ -167,6 +169,9 @@ def finetune(
 ) -> Iterator[Update]:
     """Raise ``reward`` on generated motions; yields after every optimizer step.
 
+    Several processes (:mod:`easytune_lib.distributed`) are to be given the same arguments; each
+    takes its rows of every batch, and all make, but for rounding, the updates of one alone.
+
     Args:
         model: Only its denoiser is trained, in eval mode: no dropout in rollouts.
         reward: Frozen; see :class:`~easytune_lib.protocols.Reward`.
@@ -182,6 +187,7 @@ def finetune(
     """
     tuning = tuning or Tuning()
     weights = [weight for weight in model.denoiser.parameters() if weight.requires_grad]
+    distributed.leading(list(model.denoiser.state_dict().values()))
     pending: list[_Gradient] = []
     optimizer.zero_grad()
     for batch in batches:
@@ -196,6 +202,7 @@ def finetune(
                 continue
             if tuning.pretraining is not None:
                 tuning.pretraining(batch.rng).backward()
+            distributed.average_gradients(weights)
             norm = nn.utils.clip_grad_norm_(weights, max_norm)
             optimizer.step()
             optimizer.zero_grad()
@@ -203,8 +210,8 @@ def finetune(
                 tuning.scheduler.step()
             if tuning.average is not None:
                 tuning.average.update_parameters(model.denoiser)
-            mean = torch.stack([part.reward for part in pending]).mean()
-            drift = torch.stack([part.drift for part in pending]).mean()
+            seen = torch.stack([torch.stack([part.reward, part.drift]) for part in pending])
+            mean, drift = distributed.average(seen.mean(0))
             pending.clear()
             yield Update(batch.index, gradient.step, gradient.last, (mean, norm, drift))
 
@@ -231,27 +238,33 @@ def _gradients(
     """Roll out, and after each rewarded step add its gradient's part to ``.grad``."""
     drifts: list[Tensor] = []
     held: Slopes | None = None
+    rows, weight = distributed.share(len(batch.prompts))
+    x_T, prompts, noise = batch.x_T, batch.prompts, batch.rng
+    if distributed.size() > 1:
+        noise = ShareNoise(batch.rng, rows, len(prompts))
+        x_T, prompts = x_T[rows], prompts.padded(rows)
     left = todo = len(plan.rewarded) + plan.renoised
-    for step in rollout(model, batch.x_T, batch.prompts, plan, batch.rng):
+    for step in rollout(model, x_T, prompts, plan, noise):
         if anchor is not None and step.index in plan.recorded:
-            drifts.append(anchor(step, batch.prompts))
+            drifts.append(anchor(step, prompts))
         if step.index not in plan.rewarded:
             continue
-        asked = model, reward, step, batch.prompts, plan, tuning.micro_batch
+        asked = model, reward, step, prompts, plan, tuning.micro_batch
         if plan.hold == 1:
             scores = scored(*asked)
         else:
             held = slopes(*asked) if held is None or (todo - left) % plan.hold == 0 else held
             scores = held.at(step)
         loss = -gain(scores, step, plan)
-        drift = torch.stack(drifts).mean() if drifts else torch.zeros(())
+        drift = torch.stack(drifts).mean() if drifts else loss.new_zeros(())
         if anchor is not None:
             loss = anchor.weight * drift + loss
-        (loss / tuning.accumulate).backward()
+        (weight * loss / tuning.accumulate).backward()
         drifts.clear()
         left -= 1
         whole = plan.updates != "sum" or not left
-        yield _Gradient(step.index, scores.detach().mean(), drift.detach(), whole, not left)
+        seen = weight * scores.detach().mean(), weight * drift.detach()
+        yield _Gradient(step.index, *seen, whole, not left)
 
 
 def _twin(denoiser: Denoiser) -> Denoiser:
