@@ -37,7 +37,7 @@ def together(patience: timedelta = PATIENCE) -> Iterator[None]:
     gpu = device().type == "cuda"
     if gpu:
         torch.cuda.set_device(device())
-    with _waiting(patience):
+    with _waiting():
         dist.init_process_group("nccl" if gpu else "gloo", timeout=patience)
     yield
     dist.destroy_process_group()  # not after an error, when others may still wait for this one
@@ -150,39 +150,57 @@ def wait_for_all() -> None:
 
 
 @contextmanager
-def _waiting(patience: timedelta = PATIENCE) -> Iterator[None]:
+def _waiting() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
         raise ConnectionError(
             f"process {os.environ.get('RANK', '?')} waited in vain for another one, which ended or "
-            f"said nothing for {patience.total_seconds():g} s: see its own message above"
+            "is silent: see its own message, and start all of them again"
         ) from error
 
 
 def _rows_of(part: Any, rows: Tensor) -> Any:
+    if isinstance(part, Tensor):
+        return _Cut.apply(part, rows)
     padded = getattr(part, "padded", None)  # prompts, which are to stay as long as the others
     return part[rows] if padded is None else padded(rows)
+
+
+def _gather(own: Tensor) -> Tensor:
+    parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(size())]
+    with _waiting():
+        dist.all_gather(parts, own.contiguous())
+    return torch.cat(parts)
 
 
 class _Gathered(torch.autograd.Function):
     """The rows of all processes.
 
-    All compute the same loss of them, so that each knows its own rows' gradient without asking;
-    it is that many times as large as the mean over processes then makes it.
+    All compute the same loss of them, so that each knows its own rows' gradient without asking.
+    It is made as many times larger as there are processes, since a mean over them follows.
     """
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
-        parts = [torch.empty_like(own, memory_format=torch.contiguous_format)] * size()
-        parts = [part.clone() for part in parts]
-        with _waiting():
-            dist.all_gather(parts, own.contiguous())
-        return torch.cat(parts)
+        return _gather(own)
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> Tensor:
         return grad[0].chunk(size())[rank()] * size()
+
+
+class _Cut(torch.autograd.Function):
+    """This process's rows of what all have, the gradient of which is that of all rows."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, rows: Tensor) -> Tensor:
+        ctx.count = len(whole)
+        return whole[rows]
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
+        return _gather(grad[0])[: ctx.count] / size(), None
 
 
 class _WholeMasks(TorchFunctionMode):
@@ -197,6 +215,8 @@ class _WholeMasks(TorchFunctionMode):
     ) -> Any:
         if func is F.dropout and len(args[0]) == len(self.rows):
             x, *how = args
-            masks = func(x.new_ones(self.count, *x.shape[1:]), *how, **(kwargs or {}))
+            laid = sorted(range(1, x.dim()), key=x.stride, reverse=True)  # masks are drawn so
+            ones = x.new_ones(self.count, *(x.shape[dim] for dim in laid))
+            masks = func(ones.movedim(sorted(laid), laid), *how, **(kwargs or {}))
             return x * masks[self.rows]
         return func(*args, **(kwargs or {}))
