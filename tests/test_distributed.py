@@ -4,6 +4,7 @@ Run as a script by ``torchrun``, this file is one of them: it writes what it cam
 folder it is given.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +22,10 @@ from tiny_world import StubEncoder, tiny_corpus, words
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from toy import ToyNet, reward, toy
+from toy import reward, toy
 
 from easytune_lib import distributed
+from easytune_lib.batch.cli import main
 from easytune_lib.diffusion.sampler import DDIM
 from easytune_lib.diffusion.schedule import NoiseSchedule
 from easytune_lib.finetune.loop import Anchor, Batch, Tuning, finetune, trainable
@@ -33,17 +36,20 @@ from easytune_lib.models.mld import VAE, GuidedDenoiser
 from easytune_lib.models.objectives import consistency_loss, denoising_loss, vae_loss
 from easytune_lib.motion.corpus import FeatureStats, draw_balanced
 from easytune_lib.protocols import Prompts
+from easytune_lib.records import RunRecord
+from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.objective import spm_objective
 from easytune_lib.rewards.spl import SPL, official_spl_objective, spl_objective
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.seeding import stream
+from easytune_lib.storage import alone, load_tensors
 from easytune_lib.training import Objective, TrainingPlan, train
 
 ROOT = Path(__file__).parents[1]
 BATCH = 7  # no multiple of two or three
 
 
-def _fresh(build: Callable[[], nn.Module]) -> nn.Module:
+def _fresh(build: Callable[[], nn.Module]) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build()
@@ -158,7 +164,7 @@ def _tuned() -> Iterator[tuple[str, Tensor]]:
         yield f"{name}: weights", parameters_to_vector(average.parameters())
 
 
-def _far(net: ToyNet, rng: torch.Generator) -> Tensor:
+def _far(net: nn.Module, rng: torch.Generator) -> Tensor:
     """A loss that knows nothing of processes."""
     return torch.rand((), generator=rng) * torch.stack([w.norm() for w in net.parameters()]).sum()
 
@@ -175,7 +181,7 @@ def torchrun(count: int, *command: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "torch.distributed.run", "--standalone",
          f"--nproc-per-node={count}", *command],
         env=os.environ | {"PYTHONPATH": places, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300, cwd=ROOT,
+        capture_output=True, text=True, timeout=900, cwd=ROOT,
     )  # fmt: skip
 
 
@@ -203,6 +209,67 @@ def test_a_process_that_fails_or_is_silent_does_not_hang_the_others(how, tmp_pat
     assert ended.returncode != 0 and time.monotonic() - began < 100
     expected = "a bad clip" if how == "fails" else "process 0 waited in vain for another one"
     assert expected in ended.stderr
+
+
+@pytest.mark.slow
+def test_the_command_trains_the_same_network_with_two_processes(tmp_path):
+    """A VAE, and then what needs its file; one process writes and speaks."""
+    command = ["train", "base", "--base", "mld", "--steps", "1", "--accumulate", "2", "--out"]
+    ended = torchrun(2, "-m", "easytune_lib", *command, str(tmp_path / "two"))
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stdout.count("mld: reading data and captions") == 1
+    assert main([*command, str(tmp_path / "one")]) == 0
+    about = json.loads((tmp_path / "two" / "mld.json").read_text())
+    assert about["machine"]["processes"] == 2
+    for name in ("vae", "mld"):
+        one, two = (
+            load_tensors(tmp_path / count / "training" / f"{name}.safetensors")[0]
+            for count in ("one", "two")
+        )
+        assert one.keys() == two.keys()
+        for key in (key for key in one if key.startswith("network.")):
+            torch.testing.assert_close(one[key], two[key], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_command_tunes_the_same_model_with_two_processes(tmp_path):
+    command = [
+        "tune", "--updates", "2", "--batch-size", "5", "--n-steps", "3",
+        "--method", "EasyTune (random step)", "--out",
+    ]  # fmt: skip
+    ended = torchrun(2, "-m", "easytune_lib", *command, str(tmp_path / "two"))
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stdout.count("Tuned weights and record") == 1
+    assert main([*command, str(tmp_path / "one")]) == 0
+    (one,), (two,) = (list((tmp_path / n).glob("finetune-*")) for n in ("one", "two"))
+    assert one.name == two.name
+    one, two = (RunRecord.load(each) for each in (one, two))
+    assert two.series["reward"] == pytest.approx(one.series["reward"], rel=1e-5)
+    assert two.series["grad_norm"] == pytest.approx(one.series["grad_norm"], rel=1e-4)
+
+
+def test_a_method_that_there_is_not_is_refused_by_name(capsys, tmp_path):
+    assert main(["tune", "--method", "Easy", "--out", str(tmp_path)]) == 2
+    assert "--method is one of EasyTune, " in capsys.readouterr().err
+
+
+def test_one_folder_is_for_one_training(capsys, tmp_path):
+    with alone(tmp_path / "training"):
+        assert main(["train", "reward", "--out", str(tmp_path)]) == 2
+    assert "another training is at work in" in capsys.readouterr().err
+
+
+def test_what_goes_to_a_device_goes_whole():
+    model, *_ = toy()
+    vae = VAE(dim=16, latent_dim=8).requires_grad_(False)
+    moved = replace(model, decode=vae.decode).to("meta")
+    parts = moved.denoiser, moved.decode.__self__  # pyright: ignore[reportFunctionMemberAccess]
+    assert {w.device.type for part in parts for w in part.state_dict().values()} == {"meta"}
+    assert moved.no_text.sentence.is_meta and not vae.mean.is_meta
+    mdm = MDM(dim=16, layers=1).diffusion(StubEncoder().encode([""])).to("meta")
+    assert mdm.decode.__self__ is mdm.denoiser  # pyright: ignore[reportFunctionMemberAccess]
+    reward = AlignmentReward(SPM(dim=16, layers=1)).to("meta")
+    assert all(weight.is_meta for weight in reward.model.parameters())
 
 
 def test_alone_nothing_changes():
