@@ -70,7 +70,8 @@ class RunRecord:
         path = Path(path) / "record.json" if Path(path).is_dir() else Path(path)
         content, schema = _read(path)
         for older in range(schema, SCHEMA):
-            content = UPGRADES[older](content) | {"schema": older + 1}
+            content = UPGRADES[older](content)
+            content["schema"] = older + 1
         kinds = {"name": str, "parameters": dict, "metrics": dict, "series": dict, "tables": dict,
                  "machine": dict, "schema": int}  # fmt: skip
         if content.keys() != kinds.keys() or not all(

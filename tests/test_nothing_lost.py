@@ -63,7 +63,8 @@ def resumes_to_the_unbroken(out: Path) -> bool:
     assert {path.name for path in (out / "training").iterdir()} <= {"spm.safetensors", ".lock"}
     assert not (out / "spm.safetensors").exists()
     again = started("well", out, "--resume")
-    assert again.wait(300) == 0, again.communicate()[1]
+    _, said = again.communicate(timeout=300)
+    assert again.returncode == 0, said
     network = _network()
     list(train(network, _objective(network), PLAN))
     found = load_tensors(out / "spm.safetensors")[0]
