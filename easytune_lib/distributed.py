@@ -26,7 +26,7 @@ PATIENCE = timedelta(minutes=10)
 def together(patience: timedelta = PATIENCE) -> Iterator[None]:
     """Be one of the processes that ``torchrun`` started; alone where it started one, or did not.
 
-    They talk through NCCL where each has a GPU of its own, else through Gloo.
+    Tensors on GPUs travel by NCCL, others by Gloo.
 
     Raises:
         ConnectionError: Another process ended, or did not answer for so long.
@@ -34,11 +34,11 @@ def together(patience: timedelta = PATIENCE) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    gpu = device().type == "cuda"
+    gpu = own_device().type == "cuda"
     if gpu:
-        torch.cuda.set_device(device())
+        torch.cuda.set_device(own_device())
     with _waiting():
-        dist.init_process_group("nccl" if gpu else "gloo", timeout=patience)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=patience)
     yield
     dist.destroy_process_group()  # not after an error, when others may still wait for this one
 
@@ -58,8 +58,11 @@ def leads() -> bool:
     return rank() == 0
 
 
-def device() -> torch.device:
-    """The GPU of this process, or the CPU where not every process of this machine has one."""
+def own_device() -> torch.device:
+    """The GPU of this process, or the CPU where not every process of this machine has one.
+
+    ``CUDA_VISIBLE_DEVICES=`` hides GPUs.
+    """
     local, count = (
         int(os.environ.get(name, default))
         for name, default in (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
@@ -139,7 +142,7 @@ def leading(tensors: Sequence[Tensor]) -> None:
 
 def agreed(number: float) -> float:
     """What the process that leads says: clocks differ, and all must end at the same step."""
-    told = torch.tensor(number, dtype=torch.float64, device=device() if size() > 1 else None)
+    told = torch.tensor(number, dtype=torch.float64)
     leading([told])
     return told.item()
 

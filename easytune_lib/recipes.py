@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from easytune_lib.checkpoints import rebuilt
-from easytune_lib.distributed import device, leads, size, wait_for_all
+from easytune_lib.distributed import leads, size, wait_for_all
 from easytune_lib.metrics.judge import Judge, judge_objective
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, GuidedDenoiser, LatentDenoiser, mld
@@ -103,6 +103,7 @@ def train_base(
     on_problem: Literal["raise", "skip"] = "raise",
     precision: Precision = "float32",
     accumulate: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Iterator[TrainingStep]:
     """Train a base model: ``mdm``, or ``vae`` and then ``mld`` on its latents.
 
@@ -120,6 +121,7 @@ def train_base(
         on_problem: Stop at the first bad file, or skip and count bad files.
         precision: ``"bf16"`` rounds the network's matrix products; see :func:`train_reward`.
         accumulate: Batches a step.
+        device: Where it is trained.
 
     Raises:
         ValueError: There is no such data set or it is broken; ``vae`` is missing; the state of
@@ -154,7 +156,7 @@ def train_base(
         plan = TrainingPlan(kind, steps or preset, lr=6e-4, seed=seed, ema=0.999)
     plan = replace(plan, precision=precision, accumulate=accumulate)
     finishing = {"last": _set_scale} if kind in VAES.values() else {}
-    yield from _run(network, objective, plan, out, corpus, roles, **finishing)
+    yield from _run(network, objective, plan, out, corpus, roles, device, **finishing)
 
 
 def _mdm(
@@ -286,6 +288,7 @@ def train_reward(
     buckets: int = 1,
     precision: Precision = "float32",
     accumulate: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Iterator[TrainingStep]:
     """Train the step-aware text-motion model that gives the reward.
 
@@ -306,10 +309,10 @@ def train_reward(
     corpus = labelled(open_data(data, on_problem))
     roles = assign_roles(corpus)
     table = CaptionTable(CachedEncoder(MiniLM()), captions_of(roles.reward))
-    network = fresh_reward(corpus, seed, "none" if noise == "clean" else "motion").to(device())
+    network = fresh_reward(corpus, seed, "none" if noise == "clean" else "motion").to(device)
     corruption = {"features": MIXED, "clean": None}.get(noise)
     if noise == "latent":
-        corruption = latent_noise(load_network(VAE, out / "vae.safetensors").to(device()))
+        corruption = latent_noise(load_network(VAE, out / "vae.safetensors").to(device))
     name = REWARDS[noise]
     plan = TrainingPlan(
         name, steps or 800, lr=1e-3, seed=seed, weight_decay=1e-2, buckets=buckets,
@@ -318,7 +321,7 @@ def train_reward(
     objective = spm_objective(
         network, roles.reward, table, noise=corruption, buckets=buckets, precision=precision
     )
-    yield from _run(network, objective, plan, out, corpus, roles)
+    yield from _run(network, objective, plan, out, corpus, roles, device)
 
 
 def latent_noise(vae: VAE, probability: float = 0.5) -> LatentNoise:
@@ -334,6 +337,7 @@ def train_judge(
     seed: int = 101,
     steps: int | None = None,
     on_problem: Literal["raise", "skip"] = "raise",
+    device: torch.device | str = "cpu",
 ) -> Iterator[TrainingStep]:
     """Train the judge, which no fine-tuning ever sees.
 
@@ -342,9 +346,10 @@ def train_judge(
     corpus = labelled(open_data(data, on_problem))
     roles = assign_roles(corpus)
     stats = FeatureStats.from_clips(corpus.split("train"), corpus.skeleton)
-    network = _fresh(lambda: Judge(features=corpus.skeleton.n_features), seed, stats).to(device())
+    network = _fresh(lambda: Judge(features=corpus.skeleton.n_features), seed, stats).to(device)
     plan = TrainingPlan("judge", steps or 1200, lr=2e-3, seed=seed, weight_decay=1e-2)
-    yield from _run(network, judge_objective(network, roles.judge), plan, out, corpus, roles)
+    objective = judge_objective(network, roles.judge)
+    yield from _run(network, objective, plan, out, corpus, roles, device)
 
 
 def load_network(kind: type[Any], path: Path) -> Any:
@@ -374,11 +379,12 @@ def _run(
     out: Path,
     corpus: Corpus,
     roles: Roles,
+    device: torch.device | str,
     last: Callable[[Any, Sequence[Clip]], None] = lambda network, clips: None,
 ) -> Iterator[TrainingStep]:
-    """Train where there is a GPU on it, do the ``last`` thing to the trained network, write it."""
+    """Train on ``device``, do the ``last`` thing to the trained network, write it."""
     seconds = 0.0
-    network.to(device())
+    network.to(device)
     for step in train(network, objective, plan, out / "training" / f"{plan.name}.safetensors"):
         seconds = step.seconds
         yield step

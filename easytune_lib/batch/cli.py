@@ -474,6 +474,7 @@ def _as_one(folder: Path) -> Iterator[None]:
 
 def _tune(options: argparse.Namespace) -> int:
     from easytune_lib.batch.progress import Ticker, spell
+    from easytune_lib.distributed import own_device
     from easytune_lib.experiments.comparison import Run, contestants, tuned
     from easytune_lib.workbench import WEIGHTS, open_workbench
 
@@ -491,7 +492,7 @@ def _tune(options: argparse.Namespace) -> int:
             weights=bench.digest, label=options.method, method=methods[options.method], **given
         )
         ticker = Ticker(every=5.0)
-        for at in tuned(bench, run, options.out):
+        for at in tuned(bench, run, options.out, device=own_device()):
             ticker.passing(
                 f"update {at.updates} of {options.updates}, reward {at.reward:.4f}, "
                 f"about {spell(at.eta)} left",
@@ -508,6 +509,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _train_all(options: argparse.Namespace) -> int:
     from easytune_lib import recipes
+    from easytune_lib.distributed import own_device
 
     on_problem = "skip" if options.skip_bad else "raise"
     if options.what == "evaluation":
@@ -526,6 +528,7 @@ def _train_all(options: argparse.Namespace) -> int:
             continue
         _refuse_leftover(options.out / "training" / f"{name}.safetensors", options.resume)
         rest = {"out": options.out, "steps": options.steps, "on_problem": on_problem, **seed}
+        rest["device"] = own_device()
         if options.what == "base":
             how = {name: getattr(options, name) for name in ("precision", "accumulate")}
             steps = recipes.train_base(name, options.data, **how, **rest)

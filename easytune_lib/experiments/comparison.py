@@ -145,7 +145,11 @@ def contestants(n_steps: int) -> dict[str, FineTuneMethod]:
 
 
 def tuned(
-    bench: Workbench, run: Run, scratch: Path, save_every: float = 20.0
+    bench: Workbench,
+    run: Run,
+    scratch: Path,
+    save_every: float = 20.0,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Progress]:
     """Fine-tune and judge; writes record and tuned weights to ``scratch/<run id>``.
 
@@ -159,6 +163,7 @@ def tuned(
         run: What to do.
         scratch: For the record, the tuned weights and, until then, the state of the run.
         save_every: CPU seconds between two such states, at least.
+        device: Where it is tuned; it is judged where the bench is.
 
     Raises:
         ValueError: The bench has other weights, or not the prompts that are to be judged.
@@ -169,16 +174,17 @@ def tuned(
         raise ValueError(f"the run is for weights {run.weights}, the bench has {bench.digest}")
     path = scratch / run.record_id / "tuned.safetensors"
     if not path.exists():
-        yield from _tune(bench, run, path, save_every)
+        yield from _tune(bench, run, path, save_every, torch.device(device))
     _, config = load_tensors(path)
     if distributed.leads():
         record = finished_record(bench, load_tuned(bench, run, scratch), run, config["curve"])
         record.save(scratch)
 
 
-def _tune(bench: Workbench, run: Run, path: Path, save_every: float) -> Iterator[Progress]:
+def _tune(
+    bench: Workbench, run: Run, path: Path, save_every: float, device: torch.device
+) -> Iterator[Progress]:
     """Spend the budget, and write tuned weights and curve to ``path``."""
-    device = distributed.device()
     base, reward, pool = bench.model, bench.reward, bench.prompts["finetune"].prompts
     if device.type != "cpu":
         base, reward, pool = base.to(device), cast(Any, reward).to(device), pool.to(device)

@@ -10,6 +10,7 @@ import pytest
 from easytune_lib import recipes
 from easytune_lib.batch import runner
 from easytune_lib.batch.cli import main
+from easytune_lib.distributed import own_device
 from easytune_lib.training import TrainingStep
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +103,7 @@ class Recipes:
     def recipe(self, name: str):
         def train(*args: str, **options: object) -> Iterator[TrainingStep]:
             self.calls.append((name, *args))
+            assert options.pop("device") == own_device()
             self.options = options
             for step in (1, 2):
                 yield TrainingStep(step, 2, 0.5, {}, 1.0, step * 60.0, 60.0)
