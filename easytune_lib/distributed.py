@@ -149,7 +149,7 @@ def agreed(number: float) -> float:
 
 def wait_for_all() -> None:
     """Wait until every process is here, for instance because a file is then there."""
-    agreed(0.0)
+    average(torch.zeros(()))
 
 
 @contextmanager

@@ -210,8 +210,9 @@ def finetune(
                 tuning.scheduler.step()
             if tuning.average is not None:
                 tuning.average.update_parameters(model.denoiser)
-            seen = torch.stack([torch.stack([part.reward, part.drift]) for part in pending])
-            mean, drift = distributed.average(seen.mean(0))
+            mean = torch.stack([part.reward for part in pending]).mean()
+            drift = torch.stack([part.drift for part in pending]).mean()
+            mean, drift = distributed.average(torch.stack([mean, drift]))
             pending.clear()
             yield Update(batch.index, gradient.step, gradient.last, (mean, norm, drift))
 
