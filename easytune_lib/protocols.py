@@ -5,7 +5,7 @@ To extend the workbench, write one class that fits one of the protocols here.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, Protocol, runtime_checkable
 
@@ -74,6 +74,7 @@ class Prompts:
 
     text: TextFeatures
     lengths: Int[Tensor, " batch"]  # frames
+    padding: int = 0  # frames that motions are padded to, where none of these is as long
 
     def __len__(self) -> int:
         return len(self.text)
@@ -81,6 +82,10 @@ class Prompts:
     def __getitem__(self, rows: Sequence[int] | Tensor | slice) -> "Prompts":
         index = torch.arange(len(self))[rows if not isinstance(rows, Sequence) else list(rows)]
         return Prompts(self.text[index], self.lengths[index])
+
+    def padded(self, rows: Sequence[int] | Tensor | slice) -> "Prompts":
+        """Some of them, for motions that stay padded as those of all are."""
+        return replace(self[rows], padding=self.frames)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -90,7 +95,7 @@ class Prompts:
     @cached_property
     def frames(self) -> int:
         """Frames of the longest motion; all tensors of the batch are padded to it."""
-        return int(self.lengths.max())
+        return max(int(self.lengths.max()), self.padding)
 
     def check(self, motion: Tensor) -> None:
         """Refuse motions that are not padded as these prompts are.
@@ -111,7 +116,7 @@ class Prompts:
 
     def to(self, device: torch.device | str) -> "Prompts":
         """The same prompts on ``device``."""
-        return Prompts(self.text.to(device), self.lengths.to(device))
+        return Prompts(self.text.to(device), self.lengths.to(device), self.padding)
 
 
 class Denoiser(nn.Module, ABC):

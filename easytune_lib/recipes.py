@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from easytune_lib.checkpoints import rebuilt
+from easytune_lib.distributed import leads, size, wait_for_all
 from easytune_lib.metrics.judge import Judge, judge_objective
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, GuidedDenoiser, LatentDenoiser, mld
@@ -100,6 +101,9 @@ def train_base(
     seed: int = 0,
     steps: int | None = None,
     on_problem: Literal["raise", "skip"] = "raise",
+    precision: Precision = "float32",
+    accumulate: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Iterator[TrainingStep]:
     """Train a base model: ``mdm``, or ``vae`` and then ``mld`` on its latents.
 
@@ -115,6 +119,9 @@ def train_base(
         seed: Of initial weights, batches and noise.
         steps: Optimizer steps; the laptop preset where ``None``.
         on_problem: Stop at the first bad file, or skip and count bad files.
+        precision: ``"bf16"`` rounds the network's matrix products; see :func:`train_reward`.
+        accumulate: Batches a step.
+        device: Where it is trained.
 
     Raises:
         ValueError: There is no such data set or it is broken; ``vae`` is missing; the state of
@@ -125,68 +132,82 @@ def train_base(
     stats = FeatureStats.from_clips(corpus.split("train"), corpus.skeleton)
     table = CaptionTable(CachedEncoder(MiniLM()), captions_of(roles.base))
     if kind == "mdm":
-        network, objective = _mdm(stats, roles.base, table, seed)
+        network, objective = _mdm(stats, roles.base, table, seed, precision)
         plan = TrainingPlan("mdm", steps or 4000, lr=1e-3, seed=seed)
     elif kind in VAES.values():
         sizes = {"latents": 8, "latent_dim": 32} if kind == "mldpp_vae" else {}
-        network, objective = _vae(stats, roles.base, table, seed, **sizes)
+        network, objective = _vae(stats, roles.base, table, seed, precision, **sizes)
         preset = {"vae": 2600, "mldpp_vae": 1500}[kind]
         plan = TrainingPlan(kind, steps or preset, lr=1e-3, seed=seed, weight_decay=1e-4)
     elif kind == "motiondiffuse":
-        network, objective = _motiondiffuse(stats, roles.base, table, seed)
+        network, objective = _motiondiffuse(stats, roles.base, table, seed, precision)
         plan = TrainingPlan(kind, steps or 1600, lr=1e-3, seed=seed, fall=max(2600, steps or 0))
     elif kind == "motionlcm":
         vae, teacher = (
             load_network(known, out / f"{name}.safetensors")
             for known, name in ((VAE, "vae"), (LatentDenoiser, "mld"))
         )
-        network, objective = _motionlcm(vae, teacher, roles.base, table, seed)
+        network, objective = _motionlcm(vae, teacher, roles.base, table, seed, precision)
         plan = TrainingPlan(kind, steps or 500, lr=3e-4, seed=seed, ema=0.995)
     else:
         vae = load_network(VAE, out / f"{VAES[kind]}.safetensors")
-        network, objective = _latent_denoiser(vae, roles.base, table, seed)
+        network, objective = _latent_denoiser(vae, roles.base, table, seed, precision)
         preset = {"mld": 6000, "mld_early": 2000, "mldpp": 800}[kind]
         plan = TrainingPlan(kind, steps or preset, lr=6e-4, seed=seed, ema=0.999)
+    plan = replace(plan, precision=precision, accumulate=accumulate)
     finishing = {"last": _set_scale} if kind in VAES.values() else {}
-    yield from _run(network, objective, plan, out, corpus, roles, **finishing)
+    yield from _run(network, objective, plan, out, corpus, roles, device, **finishing)
 
 
 def _mdm(
-    stats: FeatureStats, clips: Sequence[Clip], table: CaptionTable, seed: int
+    stats: FeatureStats, clips: Sequence[Clip], table: CaptionTable, seed: int, precision: Precision
 ) -> tuple[MDM, Objective]:
     network = _fresh(lambda: MDM(len(stats.mean)), seed, stats)
-    return network, _feature_objective(network, clips, table, 64)
+    return network, _feature_objective(network, clips, table, 64, precision)
 
 
 def _vae(
-    stats: FeatureStats, clips: Sequence[Clip], table: CaptionTable, seed: int, **sizes: int
+    stats: FeatureStats,
+    clips: Sequence[Clip],
+    table: CaptionTable,
+    seed: int,
+    precision: Precision,
+    **sizes: int,
 ) -> tuple[VAE, Objective]:
     network = _fresh(lambda: VAE(len(stats.mean), **sizes), seed, stats)
     draw = draw_balanced(clips, 64, MAX_FRAMES)
 
     def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        batch = draw(rng)
-        return vae_loss(network, batch.features, Prompts(table(batch.texts), batch.lengths), rng)
+        batch = draw(rng).to(_device(network))
+        asked = Prompts(table(batch.texts), batch.lengths)
+        return vae_loss(network, batch.features, asked, rng, precision=precision)
 
     return network, objective
 
 
 def _latent_denoiser(
-    vae: VAE, clips: Sequence[Clip], table: CaptionTable, seed: int
+    vae: VAE, clips: Sequence[Clip], table: CaptionTable, seed: int, precision: Precision
 ) -> tuple[LatentDenoiser, Objective]:
     network = _fresh(lambda: LatentDenoiser(vae.latents, vae.latent_dim), seed)
     no_text, draw = table([""]), _draw_latents(vae, clips, table)
     schedule = mld(vae, network, no_text).schedule
 
     def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        x0, asked = draw(rng)
-        return denoising_loss(network, schedule, x0, asked, no_text, rng), {}
+        at, (x0, asked) = _device(network), draw(rng)
+        x0, asked, blank = x0.to(at), asked.to(at), no_text.to(at)
+        loss = denoising_loss(network, schedule, x0, asked, blank, rng, precision=precision)
+        return loss, {}
 
     return network, objective
 
 
 def _motionlcm(
-    vae: VAE, teacher: LatentDenoiser, clips: Sequence[Clip], table: CaptionTable, seed: int
+    vae: VAE,
+    teacher: LatentDenoiser,
+    clips: Sequence[Clip],
+    table: CaptionTable,
+    seed: int,
+    precision: Precision,
 ) -> tuple[GuidedDenoiser, Objective]:
     network = _fresh(lambda: GuidedDenoiser(**teacher.config), seed)
     network.load_state_dict(teacher.state_dict(), strict=False)  # but for the scale's embedding
@@ -194,14 +215,16 @@ def _motionlcm(
     schedule = mld(vae, network, no_text).schedule
 
     def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        x0, asked = draw(rng)
-        return consistency_loss(network, teacher, schedule, x0, asked, no_text, rng), {}
+        at, (x0, asked) = _device(network), draw(rng)
+        x0, asked, blank = x0.to(at), asked.to(at), no_text.to(at)
+        args = network, teacher.to(at), schedule, x0, asked, blank, rng
+        return consistency_loss(*args, precision=precision), {}
 
     return network, objective
 
 
 def _motiondiffuse(
-    stats: FeatureStats, clips: Sequence[Clip], table: CaptionTable, seed: int
+    stats: FeatureStats, clips: Sequence[Clip], table: CaptionTable, seed: int, precision: Precision
 ) -> tuple[MotionDiffuse, Objective]:
     network = _fresh(
         lambda: MotionDiffuse(
@@ -210,7 +233,7 @@ def _motiondiffuse(
         ), seed,
     )  # fmt: skip
     nn.init.zeros_(network.out.weight)
-    return network, _feature_objective(network, clips, table, 32, even=True, buckets=4)
+    return network, _feature_objective(network, clips, table, 32, precision, even=True, buckets=4)
 
 
 def _feature_objective(
@@ -218,6 +241,7 @@ def _feature_objective(
     clips: Sequence[Clip],
     table: CaptionTable,
     batch_size: int,
+    precision: Precision,
     even: bool = False,
     buckets: int = 1,
 ) -> Objective:
@@ -226,10 +250,12 @@ def _feature_objective(
     schedule = network.diffusion(no_text).schedule
 
     def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        batch = draw(rng)
-        asked = Prompts(table(batch.texts), batch.lengths)
+        at = _device(network)
+        batch, blank = draw(rng).to(at), no_text.to(at)
+        asked = Prompts(table(batch.texts).to(at), batch.lengths)
         x0 = network.normalise(batch.features, asked)
-        return denoising_loss(network, schedule, x0, asked, no_text, rng, even=even), {}
+        args = network, schedule, x0, asked, blank, rng
+        return denoising_loss(*args, even=even, precision=precision), {}
 
     return objective
 
@@ -261,6 +287,8 @@ def train_reward(
     noise: RewardNoise = "features",
     buckets: int = 1,
     precision: Precision = "float32",
+    accumulate: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Iterator[TrainingStep]:
     """Train the step-aware text-motion model that gives the reward.
 
@@ -276,23 +304,24 @@ def train_reward(
         precision: ``"bf16"`` rounds the model's matrix products, for speed where the processor
             has such instructions; where it has none, they are emulated, slowly. The weights
             that are shipped had ``"float32"``.
+        accumulate: Batches a step. Each is a contrast of its own.
     """
     corpus = labelled(open_data(data, on_problem))
     roles = assign_roles(corpus)
     table = CaptionTable(CachedEncoder(MiniLM()), captions_of(roles.reward))
-    network = fresh_reward(corpus, seed, "none" if noise == "clean" else "motion")
+    network = fresh_reward(corpus, seed, "none" if noise == "clean" else "motion").to(device)
     corruption = {"features": MIXED, "clean": None}.get(noise)
     if noise == "latent":
-        corruption = latent_noise(load_network(VAE, out / "vae.safetensors"))
+        corruption = latent_noise(load_network(VAE, out / "vae.safetensors").to(device))
     name = REWARDS[noise]
     plan = TrainingPlan(
         name, steps or 800, lr=1e-3, seed=seed, weight_decay=1e-2, buckets=buckets,
-        precision=precision,
+        precision=precision, accumulate=accumulate,
     )  # fmt: skip
     objective = spm_objective(
         network, roles.reward, table, noise=corruption, buckets=buckets, precision=precision
     )
-    yield from _run(network, objective, plan, out, corpus, roles)
+    yield from _run(network, objective, plan, out, corpus, roles, device)
 
 
 def latent_noise(vae: VAE, probability: float = 0.5) -> LatentNoise:
@@ -308,6 +337,7 @@ def train_judge(
     seed: int = 101,
     steps: int | None = None,
     on_problem: Literal["raise", "skip"] = "raise",
+    device: torch.device | str = "cpu",
 ) -> Iterator[TrainingStep]:
     """Train the judge, which no fine-tuning ever sees.
 
@@ -316,9 +346,10 @@ def train_judge(
     corpus = labelled(open_data(data, on_problem))
     roles = assign_roles(corpus)
     stats = FeatureStats.from_clips(corpus.split("train"), corpus.skeleton)
-    network = _fresh(lambda: Judge(features=corpus.skeleton.n_features), seed, stats)
+    network = _fresh(lambda: Judge(features=corpus.skeleton.n_features), seed, stats).to(device)
     plan = TrainingPlan("judge", steps or 1200, lr=2e-3, seed=seed, weight_decay=1e-2)
-    yield from _run(network, judge_objective(network, roles.judge), plan, out, corpus, roles)
+    objective = judge_objective(network, roles.judge)
+    yield from _run(network, objective, plan, out, corpus, roles, device)
 
 
 def load_network(kind: type[Any], path: Path) -> Any:
@@ -348,15 +379,24 @@ def _run(
     out: Path,
     corpus: Corpus,
     roles: Roles,
+    device: torch.device | str,
     last: Callable[[Any, Sequence[Clip]], None] = lambda network, clips: None,
 ) -> Iterator[TrainingStep]:
-    """Train, do the ``last`` thing to the trained network, write it."""
+    """Train on ``device``, do the ``last`` thing to the trained network, write it."""
     seconds = 0.0
+    network.to(device)
     for step in train(network, objective, plan, out / "training" / f"{plan.name}.safetensors"):
         seconds = step.seconds
         yield step
-    last(network, roles.base)
-    _finish(network, plan, out, corpus, roles, seconds)
+    network.cpu()
+    if leads():
+        last(network, roles.base)
+        _finish(network, plan, out, corpus, roles, seconds)
+    wait_for_all()  # the next network may need this one's file
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
 
 
 def _finish(
@@ -382,7 +422,11 @@ def _finish(
             "skipped_files": len(corpus.problems),
             **{f"clips_{role}": len(clips) for role, clips in vars(roles).items()},
         },
-        machine={"seconds": round(seconds, 1), "threads": torch.get_num_threads()},
+        machine={
+            "seconds": round(seconds, 1),
+            "threads": torch.get_num_threads(),
+            "processes": size(),
+        },
     )
     write_json(out / f"{plan.name}.json", asdict(record))
 

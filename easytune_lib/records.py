@@ -14,6 +14,14 @@ from easytune_lib.storage import write_json
 
 SCHEMA = 1
 
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    0: lambda content: {"metrics": {}, "series": {}, "tables": {}, "machine": {}} | content,
+}
+"""What makes a record of one schema one of the next. Name and parameters stay, and so its id.
+
+Schema 0 is that of records that name none: fields that were empty could be left out.
+"""
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -54,19 +62,16 @@ class RunRecord:
 
     @classmethod
     def load(cls, path: Path) -> "RunRecord":
-        """Read a record (the file, or the folder that holds it).
+        """Read a record (the file, or the folder that holds it), of this schema or an older one.
 
         Raises:
-            ValueError: The file is missing, not JSON, or of a newer schema.
+            ValueError: The file is missing, not JSON, no record, or of a newer schema.
         """
         path = Path(path) / "record.json" if Path(path).is_dir() else Path(path)
-        try:
-            content = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not a readable run record: {error}") from error
-        schema = content.get("schema") if isinstance(content, dict) else None
-        if schema != SCHEMA:
-            raise ValueError(f"{path} has schema {schema}, this version reads {SCHEMA}")
+        content, schema = _read(path)
+        for older in range(schema, SCHEMA):
+            content = UPGRADES[older](content)
+            content["schema"] = older + 1
         kinds = {"name": str, "parameters": dict, "metrics": dict, "series": dict, "tables": dict,
                  "machine": dict, "schema": int}  # fmt: skip
         if content.keys() != kinds.keys() or not all(
@@ -80,6 +85,32 @@ class RunRecord:
         """The finished run with these parameters, if there is one."""
         path = Path(runs) / run_id(name, parameters) / "record.json"
         return cls.load(path) if path.exists() else None
+
+
+def schema_of(path: Path) -> int:
+    """The schema that a record's file was written in.
+
+    Raises:
+        ValueError: As of :meth:`RunRecord.load`, but for what is in the fields.
+    """
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], int]:
+    """What is in a file, and its schema."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a readable run record: {error}") from error
+    schema = content.get("schema", 0) if isinstance(content, dict) else None
+    if type(schema) is not int or schema < 0:
+        raise ValueError(f"{path} is not a run record: it has no schema, 0 to {SCHEMA}")
+    if schema > SCHEMA:
+        raise ValueError(
+            f"{path} has schema {schema}, this version reads up to {SCHEMA}: a newer easytune "
+            "wrote it, update this one"
+        )
+    return content, schema
 
 
 @runtime_checkable

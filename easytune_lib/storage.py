@@ -18,20 +18,34 @@ Value = TypeVar("Value")
 
 
 def write_atomic(path: Path, content: bytes) -> Path:
-    """Write ``content`` so that a kill leaves the old file, or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    """Write ``content`` so that a kill leaves the old file, or the new one, never a part.
+
+    Raises:
+        OSError: The disk is full, the folder may not be written or the like; says which file.
+    """
+    name = ""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+    except BaseException as error:
+        if name:
+            Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _unwritten(error, path) from error
         raise
     return path
+
+
+def _unwritten(error: OSError, path: Path) -> OSError:
+    """The same error, of its class, with the file's own name and the way out."""
+    what = f"{error.strerror} (nothing was changed; make room or choose another place, then resume)"
+    return OSError(error.errno, what, str(path))
 
 
 def write_json(path: Path, content: Any) -> Path:
@@ -97,9 +111,14 @@ def alone(folder: Path, what: str = "run") -> Iterator[None]:
 
     Raises:
         ValueError: Another process holds it.
+        OSError: It may not be written, or its disk is full.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = (folder / ".lock").open("w")
+    except OSError as error:
+        raise _unwritten(error, folder) from error
+    with held as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

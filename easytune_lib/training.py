@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from easytune_lib.distributed import agreed, average_gradients, leading, leads, rank, size
 from easytune_lib.seeding import seed_of, stream
 from easytune_lib.storage import load_tensors, pack_optimizer, part, save_tensors, unpack_optimizer
 
@@ -44,6 +45,7 @@ class TrainingPlan:
     buckets: int = 1  # what the objective was told, so that no run goes on under other settings
     precision: Precision = "float32"  # likewise
     fall: int = 0  # steps that the cosine is laid out for, where a run ends before; 0: ``steps``
+    accumulate: int = 1  # batches a step, of whose gradients it takes the mean
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step ``step``, counted from 0."""
@@ -69,6 +71,21 @@ class TrainingStep:
         return self.pace * (self.steps - self.step)
 
 
+def rounded(
+    fn: Callable[..., Any], precision: Precision, device: torch.device
+) -> Callable[..., Any]:
+    """``fn`` with its matrix products in ``precision``; what it returns is in float32 again."""
+    if precision == "float32":
+        return fn
+
+    def call(*inputs: Any) -> Any:
+        with torch.autocast(device.type, torch.bfloat16):
+            said = fn(*inputs)
+        return said.float() if isinstance(said, Tensor) else tuple(part.float() for part in said)
+
+    return call
+
+
 def train(
     network: nn.Module, objective: Objective, plan: TrainingPlan, checkpoint: Path | None = None
 ) -> Iterator[TrainingStep]:
@@ -77,6 +94,9 @@ def train(
     When the generator is exhausted, ``network`` holds the averaged weights, in eval mode.
     Where ``checkpoint`` exists, training goes on from it; it is rewritten, atomically,
     every ``plan.save_every`` steps, and removed by nobody.
+
+    Several processes (:mod:`easytune_lib.distributed`) take the steps of one, but for rounding,
+    and the first of them writes; a run may go on with another number of them.
 
     Args:
         network: The module to train; ``objective`` closes over it.
@@ -93,24 +113,25 @@ def train(
     optimizer = torch.optim.AdamW(
         named.values(), lr=plan.lr, betas=plan.betas, weight_decay=plan.weight_decay, fused=True
     )
+    leading(list(network.state_dict().values()))
     average = {n: p.detach().clone() for n, p in named.items()}
     memory: dict[str, Tensor] = getattr(objective, "state", {})
     start, spent = _resume(network, average, memory, optimizer, plan, checkpoint)
+    if agreed(float(start)) != start:
+        raise ValueError(
+            f"process {rank()} of {size()} finds {start} steps done and the first one does not: "
+            f"all must see the same {checkpoint}"
+        )
     began = time.perf_counter()
     network.train()
     for step in range(start, plan.steps):
         for group in optimizer.param_groups:
             group["lr"] = plan.lr_at(step)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(plan.seed, plan.name, "layers", step))
-            loss, parts = objective(stream(plan.seed, plan.name, step))
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"{plan.name}: the loss of step {step} is {loss.item()}: lower the learning rate "
-                f"({plan.lr}) or look for bad clips with `easytune data check`"
-            )
         optimizer.zero_grad()
-        loss.backward()
+        seen = [_backward(objective, plan, step, batch) for batch in range(plan.accumulate)]
+        loss = sum(loss for loss, _ in seen) / len(seen)
+        parts = {name: sum(terms[name] for _, terms in seen) / len(seen) for name in seen[0][1]}
+        average_gradients(named.values())
         norm = nn.utils.clip_grad_norm_(list(named.values()), plan.clip)
         optimizer.step()
         with torch.no_grad():
@@ -118,16 +139,33 @@ def train(
             for name, parameter in named.items():
                 average[name].lerp_(parameter, 1 - decay)
         done, seconds = step + 1, time.perf_counter() - began
-        if checkpoint and (done % plan.save_every == 0 or done == plan.steps):
+        if checkpoint and leads() and (done % plan.save_every == 0 or done == plan.steps):
             _save(network, average, memory, optimizer, plan, checkpoint, done, spent + seconds)
         yield TrainingStep(
-            done, plan.steps, loss.item(), parts, norm.item(), spent + seconds,
+            done, plan.steps, loss, parts, norm.item(), spent + seconds,
             seconds / (done - start),
         )  # fmt: skip
     with torch.no_grad():
         for name, parameter in named.items():
             parameter.copy_(average[name])
     network.eval()
+
+
+def _backward(
+    objective: Objective, plan: TrainingPlan, step: int, batch: int
+) -> tuple[float, dict[str, float]]:
+    """Add the gradient of one of a step's batches, the first of which has the step's streams."""
+    names = plan.name, step, *([batch] if batch else [])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(plan.seed, plan.name, "layers", *names[1:]))
+        loss, parts = objective(stream(plan.seed, *names))
+    if not torch.isfinite(loss):
+        raise ValueError(
+            f"{plan.name}: the loss of step {step} is {loss.item()}: lower the learning rate "
+            f"({plan.lr}) or look for bad clips with `easytune data check`"
+        )
+    (loss / plan.accumulate).backward()
+    return loss.item(), parts
 
 
 def _save(
@@ -158,7 +196,7 @@ def _resume(
     if checkpoint is None or not checkpoint.exists():
         return 0, 0.0
     tensors, config = load_tensors(checkpoint)
-    if config.get("plan") != json.loads(json.dumps(asdict(plan))):
+    if {"accumulate": 1} | config.get("plan", {}) != json.loads(json.dumps(asdict(plan))):
         raise ValueError(
             f"{checkpoint} was written by another plan ({config.get('plan')}): "
             f"remove it, or train with that plan instead of {asdict(plan)}"

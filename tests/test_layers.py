@@ -8,7 +8,16 @@ import pytest
 
 LIBRARY = Path(__file__).parents[1] / "easytune_lib"
 FLOORS = {
-    0: ("plan", "protocols", "seeding", "checkpoints", "storage", "records", "beacon"),
+    0: (
+        "plan",
+        "protocols",
+        "seeding",
+        "checkpoints",
+        "storage",
+        "records",
+        "beacon",
+        "distributed",
+    ),
     1: ("motion", "diffusion", "text", "blocks", "training"),
     2: ("models", "rewards", "metrics"),
     3: ("finetune", "analysis"),

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from easytune_lib.records import SCHEMA, RunRecord, run_id
+from easytune_lib.records import SCHEMA, UPGRADES, RunRecord, run_id, schema_of
 
 
 @pytest.fixture
@@ -80,7 +80,28 @@ def test_unreadable_records_are_named(record, tmp_path):
     path.write_text(path.read_text()[:-20])
     with pytest.raises(ValueError, match="not a readable run record"):
         RunRecord.load(path)
-    for content in ([1], {"name": "a"}, {"schema": SCHEMA + 1}):
+    for content in ([1], {"name": "a"}, {"schema": "1"}, {"schema": -1}, {"schema": True}):
         path.write_text(json.dumps(content))
-        with pytest.raises(ValueError, match=f"this version reads {SCHEMA}"):
+        with pytest.raises(ValueError, match="is not a run record: "):
             RunRecord.load(path)
+
+
+def test_a_record_of_a_newer_version_is_refused_with_the_way_out(record, tmp_path):
+    path = record.save(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": SCHEMA + 1, "new": 1}))
+    for read in (RunRecord.load, schema_of):
+        with pytest.raises(ValueError, match=f"up to {SCHEMA}: a newer easytune wrote it, update"):
+            read(path)
+
+
+def test_records_of_every_older_schema_open_under_the_same_id(record, tmp_path):
+    """Schema 0 named none, and could leave out what was empty."""
+    path = tmp_path / record.run_id / "record.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"name": record.name, "parameters": record.parameters}))
+    assert schema_of(path) == 0
+    old = RunRecord.find(tmp_path, record.name, record.parameters)
+    assert old is not None and old == RunRecord(record.name, record.parameters)
+    assert (old.run_id, old.schema) == (record.run_id, SCHEMA)
+    assert schema_of(old.save(tmp_path)) == SCHEMA
+    assert set(UPGRADES) == set(range(SCHEMA)), "every older schema has a way to the next"

@@ -1,9 +1,12 @@
 """The command ``easytune``. What is heavy is imported by the subcommand that needs it."""
 
 import argparse
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends it at once, silently
         print("\ninterrupted; what was done stays done", file=sys.stderr)
         return 130
 
@@ -130,7 +134,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     train.add_argument(
         "--precision", choices=("float32", "bf16"), default="float32",
-        help="of a reward's passes; default: %(default)s",
+        help="of the passes of a base or a reward; default: %(default)s",
+    )  # fmt: skip
+    train.add_argument(
+        "--accumulate", type=_positive, default=1, metavar="N",
+        help="of a base or a reward: batches a step; default: %(default)s",
     )  # fmt: skip
     train.add_argument(
         "--out", type=Path, default=Path("outputs/weights"), help="a folder; default: %(default)s"
@@ -142,6 +150,30 @@ def _parser() -> argparse.ArgumentParser:
         "--skip-bad", action="store_true", help="leave bad files out, instead of stopping at one"
     )
     train.set_defaults(run=_train)
+
+    tune = commands.add_parser("tune", help="fine-tune a base with a reward, and judge it")
+    tune.add_argument("--base", default="mld_early", help="as of `train`; default: %(default)s")
+    tune.add_argument(
+        "--method", default="EasyTune", help="or DRaFT-10, ReFL ...: a wrong one lists"
+    )
+    tune.add_argument("--lr", type=float, default=1e-4, help="default: %(default)s")
+    tune.add_argument("--updates", type=_positive, default=100, help="default: %(default)s")
+    tune.add_argument("--seed", type=int, default=0, help="of prompts and noise; default: 0")
+    tune.add_argument("--n-steps", type=_positive, default=50, help="default: %(default)s")
+    tune.add_argument("--batch-size", type=_positive, default=32, help="default: %(default)s")
+    tune.add_argument(
+        "--accumulate", type=_positive, default=1, help="gradients an update; default: %(default)s"
+    )
+    tune.add_argument(
+        "--precision", choices=("float32", "bf16"), default="float32", help="default: %(default)s"
+    )
+    tune.add_argument(
+        "--weights", type=Path, metavar="FOLDER", help="as `train` writes it; default: the shipped"
+    )
+    tune.add_argument(
+        "--out", type=Path, default=Path("outputs/tuned"), help="a folder; default: %(default)s"
+    )
+    tune.set_defaults(run=_tune)
 
     checkpoint = commands.add_parser("checkpoint", help="look into a downloaded model file")
     checkpoint_commands = checkpoint.add_subparsers(required=True, metavar="COMMAND")
@@ -472,8 +504,62 @@ def _doctor(options: argparse.Namespace) -> int:
     return int(any(finding.needed and not finding.good for finding in findings))
 
 
+@contextmanager
+def _as_one(folder: Path) -> Iterator[None]:
+    """Be one of the processes that torchrun started, of which the first alone prints.
+
+    It also holds ``folder``, so that no other run works there.
+    """
+    from easytune_lib.distributed import leads, together
+    from easytune_lib.storage import alone
+
+    with together():
+        if leads():
+            with alone(folder, "training"):
+                yield
+        else:
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+                yield
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from easytune_lib.batch.progress import Ticker, spell
+    from easytune_lib.distributed import own_device
+    from easytune_lib.experiments.comparison import Run, contestants, tuned
+    from easytune_lib.workbench import WEIGHTS, open_workbench
+
+    methods = contestants(options.n_steps)
+    if options.method not in methods:
+        raise ValueError(f"--method is one of {', '.join(methods)}; got {options.method!r}")
+    given = {
+        name: getattr(options, name)
+        for name in ("base", "lr", "seed", "updates", "batch_size", "n_steps", "accumulate",
+                     "precision")
+    }  # fmt: skip
+    with _as_one(options.out):
+        bench = open_workbench(options.base, options.n_steps, weights=options.weights or WEIGHTS)
+        run = Run(
+            weights=bench.digest, label=options.method, method=methods[options.method], **given
+        )
+        ticker = Ticker(every=5.0)
+        for at in tuned(bench, run, options.out, device=own_device()):
+            ticker.passing(
+                f"update {at.updates} of {options.updates}, reward {at.reward:.4f}, "
+                f"about {spell(at.eta)} left",
+                urgent=at.fraction == 1,
+            )
+        ticker.say(f"Tuned weights and record: {options.out / run.record_id}")
+    return 0
+
+
 def _train(options: argparse.Namespace) -> int:
+    with _as_one(options.out / "training"):
+        return _train_all(options)
+
+
+def _train_all(options: argparse.Namespace) -> int:
     from easytune_lib import recipes
+    from easytune_lib.distributed import own_device
 
     on_problem = "skip" if options.skip_bad else "raise"
     if options.what == "evaluation":
@@ -492,10 +578,15 @@ def _train(options: argparse.Namespace) -> int:
             continue
         _refuse_leftover(options.out / "training" / f"{name}.safetensors", options.resume)
         rest = {"out": options.out, "steps": options.steps, "on_problem": on_problem, **seed}
+        rest["device"] = own_device()
         if options.what == "base":
-            steps = recipes.train_base(name, options.data, **rest)
+            how = {name: getattr(options, name) for name in ("precision", "accumulate")}
+            steps = recipes.train_base(name, options.data, **how, **rest)
         elif options.what == "reward":
-            how = {name: getattr(options, name) for name in ("noise", "buckets", "precision")}
+            how = {
+                name: getattr(options, name)
+                for name in ("noise", "buckets", "precision", "accumulate")
+            }
             steps = recipes.train_reward(options.data, **how, **rest)
         else:
             steps = recipes.train_judge(options.data, **rest)

@@ -61,6 +61,7 @@ def examine(root: Path = ROOT) -> list[Finding]:
         *_weights(root),
         _ffmpeg(),
         _data(root),
+        _records(root),
         *_folders(root),
     ]
 
@@ -165,6 +166,25 @@ def _data(root: Path) -> Finding:
             return Finding(f"data set in {folder}", True)
     cost = "shipped weights serve; `easytune train` makes its own clips, or takes --data FOLDER"
     return Finding("data set", False, cost, needed=False)
+
+
+def _records(root: Path) -> Finding:
+    """Whether all records open, and how many are of an older schema."""
+    from easytune_lib.records import SCHEMA, RunRecord, schema_of
+
+    paths = sorted((root / "runs").glob("*/record.json"))
+    old, bad = 0, []
+    for path in paths:
+        try:
+            RunRecord.load(path)
+            old += schema_of(path) < SCHEMA
+        except ValueError as error:
+            bad.append(str(error))
+    what = f"{len(paths)} records in {root / 'runs'}"
+    if bad:
+        return Finding(what, False, f"{len(bad)} cannot be read, and figures need all: {bad[0]}")
+    cost = f"{old} of a schema before {SCHEMA}: they are read all the same, nothing is to be done"
+    return Finding(what, not old, cost, needed=False)
 
 
 def _folders(root: Path) -> Iterator[Finding]:

@@ -239,7 +239,8 @@ class SweepJob:
             if self.state().state == "done" and not force:  # by now
                 return self.state()
             _forget(self.folder, "failed.json", "told.json", *(("done.json",) if force else ()))
-            began, key, library = time.time(), self.key, surroundings(_root(self.notebook))
+            began, ticks = time.time(), time.monotonic()  # the day's clock may be set meanwhile
+            key, library = self.key, surroundings(_root(self.notebook))
             write_json(self.folder / "at.json", {"cell": "starting the kernel", "began": began})
             partial = self.folder / "notebook.partial.ipynb"
             own = {name: str(self.folder / name) for name in OWN if name in self._declared()}
@@ -269,7 +270,7 @@ class SweepJob:
                 _forget(self.folder, "notebook.failed.ipynb")
                 note = {
                     "key": key, "seconds": finished.seconds, "library": library,
-                    "wall": round(time.time() - began, 3),
+                    "wall": round(time.monotonic() - ticks, 3),
                     "metrics": _metrics(self.folder / "runs"),
                 }  # fmt: skip
                 write_json(self.folder / "done.json", note)

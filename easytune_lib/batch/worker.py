@@ -157,11 +157,13 @@ def _execute(job: Job, report: Callable[[CellStarted], None]) -> str:
             # it as an "error". What a cell raises, and a kernel that dies, are told otherwise.
             extra_arguments=["--IPKernelApp.log_level=50"],
         )
-    except PapermillExecutionError as error:
-        return _plain(f"{error.ename}: {error.evalue}")
+        job.output.with_suffix(".html").write_text(page(executed))
     except DeadKernelError:
         return "the kernel died; the system may have ended it for want of memory"
-    job.output.with_suffix(".html").write_text(page(executed))
+    except PapermillExecutionError as error:
+        return _plain(f"{error.ename}: {error.evalue}")
+    except OSError as error:
+        return _plain(f"{error}; what it wrote so far is not taken for whole")
     return ""
 
 

@@ -50,6 +50,7 @@ def twice(prompts: Prompts, no_text: TextFeatures) -> Prompts:
     kept = _twice.get(prompts)
     if kept is None or kept[0] is not no_text:
         blank = no_text[[0] * len(prompts)]
-        both = Prompts(TextFeatures.cat([prompts.text, blank]), prompts.lengths.repeat(2))
+        texts = TextFeatures.cat([prompts.text, blank])
+        both = Prompts(texts, prompts.lengths.repeat(2), prompts.padding)
         kept = _twice[prompts] = no_text, both
     return kept[1]

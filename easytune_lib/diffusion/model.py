@@ -1,12 +1,13 @@
 """A text-to-motion diffusion model, as every job in this library sees it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from easytune_lib.diffusion.guidance import guided
 from easytune_lib.diffusion.sampler import DDIM, Sampler
@@ -31,6 +32,14 @@ class MotionDiffusion:
     guidance: float = 7.5
     sampler: Sampler = field(default_factory=DDIM)
     decodes: Literal["x0_hat", "x"] = "x0_hat"  # at the end; they differ where noise is left in x
+
+    def to(self, device: torch.device | str) -> "MotionDiffusion":
+        """A copy of all of it on ``device``; the decoder is to be a network's method."""
+        twin = deepcopy(self)  # network and decoder may be one, and stay so
+        for part in (twin.denoiser, getattr(twin.decode, "__self__", None)):
+            if isinstance(part, nn.Module):
+                part.to(device)
+        return replace(twin, no_text=twin.no_text.to(device))
 
     @property
     def times(self) -> tuple[tuple[int, int], ...]:

@@ -28,7 +28,21 @@ class RowNoise:
         return torch.stack(rows)[:, : x.shape[1]]
 
 
-Randomness = torch.Generator | RowNoise | None
+@dataclass(frozen=True)
+class ShareNoise:
+    """Some rows of the noise that one stream draws for a whole batch of ``count``."""
+
+    rng: torch.Generator
+    rows: slice
+    count: int
+
+    def like(self, x: Tensor) -> Tensor:
+        """Fresh noise for the rows in ``x``."""
+        shape = (self.count, *x.shape[1:])
+        return torch.randn(shape, generator=self.rng, dtype=x.dtype)[self.rows]
+
+
+Randomness = torch.Generator | RowNoise | ShareNoise | None
 
 
 @runtime_checkable
@@ -187,6 +201,6 @@ def fresh_noise(like: Tensor, rng: Randomness) -> Tensor:
     """
     if rng is None:
         raise ValueError("noise is to be drawn on the way: pass rng=stream(...)")
-    if isinstance(rng, RowNoise):
+    if isinstance(rng, RowNoise | ShareNoise):
         return rng.like(like).to(like.device)
     return torch.randn(like.shape, generator=rng, dtype=like.dtype).to(like.device)

@@ -15,11 +15,12 @@ from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from easytune_lib import distributed
 from easytune_lib.analysis.cost import measure
 from easytune_lib.beacon import tell
 from easytune_lib.checkpoints import fit, read_checkpoint
@@ -144,9 +145,15 @@ def contestants(n_steps: int) -> dict[str, FineTuneMethod]:
 
 
 def tuned(
-    bench: Workbench, run: Run, scratch: Path, save_every: float = 20.0
+    bench: Workbench,
+    run: Run,
+    scratch: Path,
+    save_every: float = 20.0,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Progress]:
     """Fine-tune and judge; writes record and tuned weights to ``scratch/<run id>``.
+
+    Several processes tune as one, if each is given the same; the first of them judges and writes.
 
     A run whose record exists is done: nothing is yielded. A killed run goes on from the last
     whole batch that it saved.
@@ -156,6 +163,7 @@ def tuned(
         run: What to do.
         scratch: For the record, the tuned weights and, until then, the state of the run.
         save_every: CPU seconds between two such states, at least.
+        device: Where it is tuned; it is judged where the bench is.
 
     Raises:
         ValueError: The bench has other weights, or not the prompts that are to be judged.
@@ -166,18 +174,23 @@ def tuned(
         raise ValueError(f"the run is for weights {run.weights}, the bench has {bench.digest}")
     path = scratch / run.record_id / "tuned.safetensors"
     if not path.exists():
-        yield from _tune(bench, run, path, save_every)
+        yield from _tune(bench, run, path, save_every, torch.device(device))
     _, config = load_tensors(path)
-    finished_record(bench, load_tuned(bench, run, scratch), run, config["curve"]).save(scratch)
+    if distributed.leads():
+        record = finished_record(bench, load_tuned(bench, run, scratch), run, config["curve"])
+        record.save(scratch)
 
 
-def _tune(bench: Workbench, run: Run, path: Path, save_every: float) -> Iterator[Progress]:
+def _tune(
+    bench: Workbench, run: Run, path: Path, save_every: float, device: torch.device
+) -> Iterator[Progress]:
     """Spend the budget, and write tuned weights and curve to ``path``."""
-    model, reward = trainable(replace(bench.model, n_steps=run.n_steps)), bench.reward
+    base, reward, pool = bench.model, bench.reward, bench.prompts["finetune"].prompts
+    if device.type != "cpu":
+        base, reward, pool = base.to(device), cast(Any, reward).to(device), pool.to(device)
+    model = trainable(replace(base, n_steps=run.n_steps))
     if run.lora:
-        adapted = with_lora(
-            bench.model.denoiser, stream(run.seed, "lora"), run.lora, float(run.lora)
-        )
+        adapted = with_lora(base.denoiser, stream(run.seed, "lora"), run.lora, float(run.lora))
         model = replace(model, denoiser=adapted)
     denoiser = model.denoiser
     if run.precision == "bf16":
@@ -189,14 +202,14 @@ def _tune(bench: Workbench, run: Run, path: Path, save_every: float) -> Iterator
     state = path.with_name("state.safetensors")
     curve, start, spent = resume_state(state, denoiser, optimizer, average)
     began, saved_at = time.process_time() - spent, spent
-    given = batches(model, bench.prompts["finetune"].prompts, run.batch_size, run.seed, start)
-    anchor = Anchor(bench.model, run.anchor) if run.anchor else None
+    given = batches(model, pool, run.batch_size, run.seed, start)
+    anchor = Anchor(base, run.anchor) if run.anchor else None
     tuning = Tuning(run.accumulate, average=average)
     _set_rate(optimizer, run, _spent(run, curve))
     for update in finetune(
         model, reward, given, run.method, optimizer, run.max_norm, anchor, tuning
     ):
-        elapsed = time.process_time() - began
+        elapsed = distributed.agreed(time.process_time() - began)
         curve["reward"].append(update.reward)
         curve["seconds"].append(elapsed)
         curve["grad_norm"].append(update.grad_norm)
@@ -208,13 +221,16 @@ def _tune(bench: Workbench, run: Run, path: Path, save_every: float) -> Iterator
             break
         if update.last and elapsed - saved_at > save_every:
             saved_at = elapsed
-            save_state(state, denoiser, optimizer, curve, update.batch + 1, elapsed, average)
+            if distributed.leads():
+                save_state(state, denoiser, optimizer, curve, update.batch + 1, elapsed, average)
     final: Any = denoiser if average is None else average.module
     final = merged(final) if run.lora else final
     network = getattr(final, "config", {})
     config = {"run": run.parameters, "network": network, "curve": curve}
-    save_tensors(path, final.state_dict(), config)
-    state.unlink(missing_ok=True)
+    if distributed.leads():
+        save_tensors(path, final.state_dict(), config)
+        state.unlink(missing_ok=True)
+    distributed.wait_for_all()  # the file is there for each of them
 
 
 def _spent(run: Run, curve: dict[str, list[float]]) -> float:

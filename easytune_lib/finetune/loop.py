@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
+from easytune_lib import distributed
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import Step, gain, rollout
+from easytune_lib.diffusion.sampler import ShareNoise
 from easytune_lib.finetune.backward import Slopes, scored, slopes
 from easytune_lib.plan import GradientPlan
 from easytune_lib.protocols import Denoiser, FineTuneMethod, Prompts, Reward
@@ -173,6 +175,9 @@ def finetune(
 ) -> Iterator[Update]:
     """Raise ``reward`` on generated motions; yields after every optimizer step.
 
+    Several processes (:mod:`easytune_lib.distributed`) are to be given the same arguments; each
+    takes its rows of every batch, and all make, but for rounding, the updates of one alone.
+
     Args:
         model: Only its denoiser is trained, in eval mode: no dropout in rollouts.
         reward: Frozen; see :class:`~easytune_lib.protocols.Reward`.
@@ -188,6 +193,7 @@ def finetune(
     """
     tuning = tuning or Tuning()
     weights = [weight for weight in model.denoiser.parameters() if weight.requires_grad]
+    distributed.leading(list(model.denoiser.state_dict().values()))
     pending: list[_Gradient] = []
     optimizer.zero_grad()
     for batch in batches:
@@ -202,6 +208,7 @@ def finetune(
                 continue
             if tuning.pretraining is not None:
                 tuning.pretraining(batch.rng).backward()
+            distributed.average_gradients(weights)
             norm = nn.utils.clip_grad_norm_(weights, max_norm)
             optimizer.step()
             optimizer.zero_grad()
@@ -211,6 +218,7 @@ def finetune(
                 tuning.average.update_parameters(model.denoiser)
             mean = torch.stack([part.reward for part in pending]).mean()
             drift = torch.stack([part.drift for part in pending]).mean()
+            mean, drift = distributed.average(torch.stack([mean, drift]))
             pending.clear()
             yield Update(batch.index, gradient.step, gradient.last, (mean, norm, drift))
 
@@ -236,37 +244,48 @@ def _gradients(
 ) -> Iterator[_Gradient]:
     """Roll out, and after each rewarded step add its gradient's part to ``.grad``."""
     held: list[Slopes] = []
+    rows, weight = distributed.share(len(batch.prompts))
+    x_T, prompts, noise = batch.x_T, batch.prompts, batch.rng
+    if distributed.size() > 1:
+        noise = ShareNoise(batch.rng, rows, len(prompts))
+        x_T, prompts = x_T[rows], prompts.padded(rows)
     left = todo = len(plan.rewarded) + plan.renoised
-    for group in _rewarded(model, batch, plan, anchor, tuning.together):
+    taken = rollout(model, x_T, prompts, plan, noise)
+    for group in _rewarded(taken, prompts, plan, anchor, tuning.together):
         steps, how = [step for step, _ in group], (plan, tuning.micro_batch)
         if len(steps) == plan.hold == 1:
-            known = [scored(model, reward, steps[0], batch.prompts, *how)]
+            known = [scored(model, reward, steps[0], prompts, *how)]
         else:
             if (todo - left) % plan.hold == 0:
-                held = slopes(model, reward, steps, batch.prompts, *how)
+                held = slopes(model, reward, steps, prompts, *how)
             known = [slope.at(step) for slope, step in zip(held, steps, strict=True)]
         for (step, drift), scores in zip(group, known, strict=True):
             loss = -gain(scores, step, plan)
             if anchor is not None:
                 loss = anchor.weight * drift + loss
-            (loss / tuning.accumulate).backward()
+            (weight * loss / tuning.accumulate).backward()
             left -= 1
             whole = plan.updates != "sum" or not left
-            yield _Gradient(step.index, scores.detach().mean(), drift.detach(), whole, not left)
+            seen = weight * scores.detach().mean(), weight * drift.detach()
+            yield _Gradient(step.index, *seen, whole, not left)
 
 
 def _rewarded(
-    model: MotionDiffusion, batch: Batch, plan: GradientPlan, anchor: Anchor | None, together: int
+    taken: Iterator[Step],
+    prompts: Prompts,
+    plan: GradientPlan,
+    anchor: Anchor | None,
+    together: int,
 ) -> Iterator[list[tuple[Step, Tensor]]]:
     """The rollout's rewarded steps, each with its drift, in groups that may be scored as one."""
 
     def each() -> Iterator[tuple[Step, Tensor]]:
         drifts: list[Tensor] = []
-        for step in rollout(model, batch.x_T, batch.prompts, plan, batch.rng):
+        for step in taken:
             if anchor is not None and step.index in plan.recorded:
-                drifts.append(anchor(step, batch.prompts))
+                drifts.append(anchor(step, prompts))
             if step.index in plan.rewarded:
-                yield step, torch.stack(drifts).mean() if drifts else torch.zeros(())
+                yield step, torch.stack(drifts).mean() if drifts else step.x.new_zeros(())
                 drifts.clear()
 
     size = together if plan.updates != "step" and plan.hold == 1 else 1

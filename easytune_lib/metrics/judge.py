@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from easytune_lib.checkpoints import rebuilt
+from easytune_lib.distributed import by_rows
 from easytune_lib.motion.corpus import Clip, MotionBatch
 from easytune_lib.motion.skeleton import skeleton_of
 from easytune_lib.storage import save_tensors
@@ -226,10 +227,9 @@ def judge_objective(
         kept = torch.rand(*vectors.shape[:2], 1, generator=rng) >= word_dropout
         blur = noise * torch.randn(batch.features.shape, generator=rng)
         device = judge.mean.device
-        motion = judge.embed_motion(
-            batch.features.to(device) + blur.to(device) * judge.std, batch.lengths.to(device)
-        )
-        text = judge.embed_words((vectors * kept).to(device), words)
+        blurred = batch.features.to(device) + blur.to(device) * judge.std
+        motion = by_rows(judge.embed_motion, blurred, batch.lengths.to(device))
+        text = by_rows(judge.embed_words, (vectors * kept).to(device), words)
         wrong = false_negatives(batch.labels, batch.texts).to(device)
         similarity = (motion @ text.mT).masked_fill(wrong, -torch.inf)
         pairs = torch.arange(batch_size, device=device)

@@ -1,13 +1,17 @@
 """What base models are trained to do."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from easytune_lib.diffusion.guidance import SelfGuided, guided
 from easytune_lib.diffusion.schedule import NoiseSchedule
+from easytune_lib.distributed import by_rows
 from easytune_lib.models.mld import VAE
 from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
+from easytune_lib.training import Precision, rounded
 
 
 def denoising_loss(
@@ -19,6 +23,7 @@ def denoising_loss(
     rng: torch.Generator,
     drop: float = 0.1,
     even: bool = False,
+    precision: Precision = "float32",
 ) -> Tensor:
     """Mean squared error of what the network predicts, over real frames only.
 
@@ -28,19 +33,21 @@ def denoising_loss(
     Source: Ho et al. (2020), Eq. 14; for x0, Tevet et al. (2023), Eq. 2.
     """
     batch = len(x0)
-    t = torch.randint(len(schedule), (batch,), generator=rng)
-    noise = torch.randn(x0.shape, generator=rng)
+    t = torch.randint(len(schedule), (batch,), generator=rng).to(x0.device)
+    noise = torch.randn(x0.shape, generator=rng).to(x0)
     dropped = torch.rand(batch, generator=rng) < drop
     table = TextFeatures.cat([prompts.text, no_text])
     rows = torch.where(dropped, batch, torch.arange(batch))
     asked = Prompts(table[rows], prompts.lengths)
     framewise = x0.shape[1] == prompts.frames
-    mask = prompts.mask[..., None].float() if framewise else torch.ones(batch, x0.shape[1], 1)
-    output = denoiser(schedule.add_noise(x0, noise, t) * mask, t, asked)
+    ones = x0.new_ones(batch, x0.shape[1], 1)
+    mask = ones * prompts.mask[..., None] if framewise else ones
+    x_t = schedule.add_noise(x0, noise, t) * mask
+    output = by_rows(rounded(denoiser, precision, x0.device), x_t, t, asked)
     target = noise if denoiser.prediction == "epsilon" else x0
     error = (output - target) ** 2 * mask
     if even:
-        error = error / schedule.alpha_bar[t].to(error)[:, None, None]
+        error = error / schedule.alpha_bar.to(error)[t][:, None, None]
     return error.sum() / (mask.sum() * x0.shape[2])
 
 
@@ -54,6 +61,7 @@ def consistency_loss(
     rng: torch.Generator,
     scales: tuple[float, float] = (1.0, 8.0),
     origin: int = 50,
+    precision: Precision = "float32",
 ) -> Tensor:
     """How far two neighbours on a path of the guided teacher are from one clean end.
 
@@ -70,17 +78,23 @@ def consistency_loss(
     batch, stride = len(x0), len(schedule) // origin
     low, high = scales
     scale = low + (high - low) * float(torch.rand((), generator=rng))
-    now = (1 + torch.randint(origin, (batch,), generator=rng)) * stride - 1
-    noise = torch.randn(x0.shape, generator=rng)
+    now = (1 + torch.randint(origin, (batch,), generator=rng)).to(x0.device) * stride - 1
+    noise = torch.randn(x0.shape, generator=rng).to(x0)
     x_now = schedule.add_noise(x0, noise, now)
+    read = partial(rounded, precision=precision, device=x0.device)
+
+    def with_guidance(x: Tensor, t: Tensor, asked: Prompts) -> Tensor:
+        return guided(teacher, x, t, asked, scale, no_text)
+
     with torch.no_grad():
-        path = guided(teacher, x_now, now, prompts, scale, no_text)
+        path = by_rows(read(with_guidance), x_now, now, prompts)
         after = (now - stride).clamp(min=0)  # its noise level is that of the clean end
         x_after = schedule.add_noise(schedule.clean_estimate(x_now, path, now), path, after)
-        said = student.guided(x_after, after, prompts, scale)
+        said = by_rows(read(student.guided), x_after, after, prompts, scale)
         clean = (now < stride).view(-1, *[1] * (x0.dim() - 1))
         target = torch.where(clean, x_after, schedule.clean_estimate(x_after, said, after))
-    found = schedule.clean_estimate(x_now, student.guided(x_now, now, prompts, scale), now)
+    told = by_rows(read(student.guided), x_now, now, prompts, scale)
+    found = schedule.clean_estimate(x_now, told, now)
     c = 1e-3
     return (((found - target) ** 2 + c**2).sqrt() - c).mean()
 
@@ -92,6 +106,7 @@ def vae_loss(
     rng: torch.Generator,
     kl_weight: float = 1e-4,
     root_weight: float = 0.2,
+    precision: Precision = "float32",
 ) -> tuple[Tensor, dict[str, float]]:
     """Smooth L1 reconstruction of normalised features plus a weak pull to the unit Gaussian.
 
@@ -99,11 +114,13 @@ def vae_loss(
     extra, since their errors add up along the path.
     """
     mask = prompts.mask
-    mu, logvar = vae.encode(motion, mask)
-    latent = mu + (0.5 * logvar).exp() * torch.randn(mu.shape, generator=rng)
-    error = F.smooth_l1_loss(
-        vae.decode_normalised(latent, mask), vae.normalise(motion, mask), reduction="none"
+    encode, decode = (
+        rounded(part, precision, motion.device) for part in (vae.encode, vae.decode_normalised)
     )
+    mu, logvar = by_rows(encode, motion, mask)
+    latent = mu + (0.5 * logvar).exp() * torch.randn(mu.shape, generator=rng).to(mu)
+    decoded = by_rows(decode, latent, mask)
+    error = F.smooth_l1_loss(decoded, vae.normalise(motion, mask), reduction="none")
     error = error * mask[..., None]
     reconstruction = error.sum() / mask.sum() / error.shape[2]
     root = error[..., :4].sum() / mask.sum() / 4

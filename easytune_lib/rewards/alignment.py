@@ -36,6 +36,13 @@ class AlignmentReward:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._latents: WeakKeyDictionary[TextFeatures, Tensor] = WeakKeyDictionary()
 
+    def to(self, device: torch.device | str) -> "AlignmentReward":
+        """A copy on ``device``."""
+        twin = AlignmentReward(self.model)
+        twin._times = self._times
+        twin.model.to(device)
+        return twin
+
     def __call__(
         self,
         motion: Float[Tensor, "batch frames features"],

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -12,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from easytune_lib.diffusion.schedule import NoiseSchedule
+from easytune_lib.distributed import by_rows
 from easytune_lib.motion.corpus import Clip, MotionBatch, draw_balanced
 from easytune_lib.protocols import TextFeatures
 from easytune_lib.rewards.spm import SPM, Gaussian
-from easytune_lib.training import Objective, Precision
+from easytune_lib.training import Objective, Precision, rounded
 
 CaptionFeatures = Callable[[Sequence[str]], TextFeatures]
 """Looks captions up, for instance a :class:`~easytune_lib.text.table.CaptionTable`."""
@@ -196,10 +196,11 @@ def spm_loss(
     mask = batch.mask
     clean = model.normalise(batch.features, mask)
     seen, t = (batch.features, None) if noise is None else noise(model, batch, rng)
-    rounded = partial(torch.autocast, mask.device.type, torch.bfloat16, precision == "bf16")
-    with rounded():
-        read = model.encode_motion(seen, mask, t), model.encode_text(text, t)
-    motion, caption = ((mu.to(clean.dtype), logvar.to(clean.dtype)) for mu, logvar in read)
+    read_motion, read_text, decode = (
+        rounded(part, precision, mask.device)
+        for part in (model.encode_motion, model.encode_text, model.decode)
+    )
+    motion, caption = by_rows(read_motion, seen, mask, t), by_rows(read_text, text, t)
     unit = (torch.zeros_like(motion[0]), torch.zeros_like(motion[0]))
 
     def sample(gaussian: Gaussian) -> Tensor:
@@ -209,9 +210,7 @@ def spm_loss(
 
     z_motion, z_caption = sample(motion), sample(caption)
     real = mask.sum() * clean.shape[2]
-    with rounded():
-        decoded = model.decode(torch.cat([z_caption, z_motion]), mask.repeat(2, 1))
-    decoded = decoded.to(clean.dtype)
+    decoded = by_rows(decode, torch.cat([z_caption, z_motion]), mask.repeat(2, 1))
     similarity = F.normalize(caption[0], dim=-1) @ F.normalize(motion[0], dim=-1).T
     meaning = Meaning.of(batch, text)
     same = same_meaning(meaning, meaning, loss.threshold)

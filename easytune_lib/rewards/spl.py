@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from easytune_lib.distributed import by_rows
 from easytune_lib.motion.corpus import Clip, MotionBatch, draw_balanced
 from easytune_lib.protocols import Prompts, TextFeatures
 from easytune_lib.rewards.alignment import AlignmentReward
@@ -191,10 +192,11 @@ class Refinement:
         refined, loser = self._mine(batch, text, rng)
         preference = torch.zeros((), device=device)
         if refined.any():
-            won = model.encode_motion(batch.features[refined], batch.mask[refined])[0]
+            right = batch.features[refined], batch.mask[refined]
+            won = by_rows(model.encode_motion, *right)[0]
             wrong = self._clips(loser[refined].tolist()).to(device)
-            lost = model.encode_motion(wrong.features, wrong.mask)[0]
-            caption = model.encode_text(text[refined.nonzero().flatten()])[0]
+            lost = by_rows(model.encode_motion, wrong.features, wrong.mask)[0]
+            caption = by_rows(model.encode_text, text[refined.nonzero().flatten()])[0]
             winner, worse = (F.cosine_similarity(motion, caption) for motion in (won, lost))
             preference = preference_loss(winner, worse, spl.temperature).sum() / len(batch)
         terms |= {"spl": preference.item(), "refined": refined.float().mean().item()}
@@ -208,7 +210,7 @@ class Refinement:
         own = torch.tensor([self.row[name] for name in batch.ids])
         drawn = torch.randperm(len(self.clips), generator=rng)[: self.spl.pool]
         pool = torch.cat([own, drawn[~torch.isin(drawn, own)]]).unique()
-        caption = AlignmentReward(self.model).embed_text(text)
+        caption = by_rows(AlignmentReward(self.model).embed_text, text)
         bank = self.state["bank"][pool.to(text.tokens.device)]
         scores = F.normalize(caption, dim=-1) @ F.normalize(bank, dim=-1).T
         same = same_meaning(
@@ -227,7 +229,7 @@ class Refinement:
             rows = order[start : start + 64]
             part = self._clips(rows).to(device)
             asked = Prompts(self.features(part.texts[:1]).to(device)[[0] * len(part)], part.lengths)
-            self.state["bank"][rows] = reward.embed(part.features, asked)
+            self.state["bank"][rows] = by_rows(reward.embed, part.features, asked)
         self.state["age"].zero_()
 
     def _clips(self, rows: Sequence[int]) -> MotionBatch:
@@ -288,8 +290,8 @@ def official_spl_objective(
         drawn = [
             mu + (0.5 * logvar).exp() * torch.randn(mu.shape, generator=rng).to(mu)
             for mu, logvar in (
-                model.encode_text(text),
-                model.encode_motion(batch.features, batch.mask),
+                by_rows(model.encode_text, text),
+                by_rows(model.encode_motion, batch.features, batch.mask),
             )
         ]
         caption, motion = (F.normalize(latent, dim=-1) for latent in drawn)

@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import pytest
 from easytune_lib import recipes
 from easytune_lib.batch import runner
 from easytune_lib.batch.cli import main
+from easytune_lib.distributed import own_device
 from easytune_lib.training import TrainingStep
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +87,9 @@ def test_an_interrupt_ends_cleanly(monkeypatch: pytest.MonkeyPatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "reproduce", interrupted)
+    before = signal.getsignal(signal.SIGINT)
     assert main(["reproduce"]) == 130
+    assert signal.signal(signal.SIGINT, before) == signal.SIG_DFL, "a second one ends it at once"
     assert capsys.readouterr().err == "\ninterrupted; what was done stays done\n"
 
 
@@ -101,6 +105,7 @@ class Recipes:
     def recipe(self, name: str):
         def train(*args: str, **options: object) -> Iterator[TrainingStep]:
             self.calls.append((name, *args))
+            assert options.pop("device") == own_device()
             self.options = options
             for step in (1, 2):
                 yield TrainingStep(step, 2, 0.5, {}, 1.0, step * 60.0, 60.0)
@@ -114,7 +119,7 @@ def test_training_reports_its_steps(monkeypatch, capsys, tmp_path: Path):
     assert main(["train", "reward", "--data", "folder", "--steps", "2", "--seed", "5", *out]) == 0
     assert recipe.calls == [("train_reward", "folder")]
     want = {"out": tmp_path, "steps": 2, "on_problem": "raise", "seed": 5, "noise": "features"}
-    assert recipe.options == want | {"buckets": 1, "precision": "float32"}
+    assert recipe.options == want | {"buckets": 1, "precision": "float32", "accumulate": 1}
     main(["train", "reward", "--buckets", "8", "--precision", "bf16", *out])
     assert (recipe.options["buckets"], recipe.options["precision"]) == (8, "bf16")
     lines = capsys.readouterr().out.splitlines()
@@ -126,7 +131,8 @@ def test_mld_is_trained_on_a_vae_that_is_trained_once(monkeypatch, capsys, tmp_p
     recipe = Recipes(monkeypatch)
     assert main(["train", "base", "--base", "mld", "--out", str(tmp_path), "--skip-bad"]) == 0
     assert [call[1] for call in recipe.calls] == ["vae", "mld"]
-    assert recipe.options == {"out": tmp_path, "steps": None, "on_problem": "skip"}
+    how = {"precision": "float32", "accumulate": 1}
+    assert recipe.options == how | {"out": tmp_path, "steps": None, "on_problem": "skip"}
     (tmp_path / "vae.safetensors").touch()
     main(["train", "base", "--base", "mld_early", "--out", str(tmp_path)])
     assert [call[1] for call in recipe.calls] == ["vae", "mld", "mld_early"]
@@ -150,7 +156,7 @@ def test_what_a_base_needs_is_trained_first(monkeypatch, tmp_path: Path, base, t
 def test_what_was_left_of_a_run_is_not_used_unasked(monkeypatch, capsys, tmp_path: Path):
     recipe = Recipes(monkeypatch)
     state = tmp_path / "training" / "judge.safetensors"
-    state.parent.mkdir()
+    state.parent.mkdir(exist_ok=True)
     state.touch()
     assert main(["train", "judge", "--out", str(tmp_path)]) == 2
     assert "--resume" in capsys.readouterr().err and not recipe.calls

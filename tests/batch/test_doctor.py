@@ -4,6 +4,7 @@ import pytest
 
 from easytune_lib.batch import doctor
 from easytune_lib.batch.doctor import Finding, examine
+from easytune_lib.records import RunRecord
 
 PROJECT = """
 [project]
@@ -44,3 +45,16 @@ def test_folders_that_cannot_be_written_are_seen(tmp_path: Path, monkeypatch: py
     bad = list(doctor._folders(tmp_path))
     assert len(bad) == 4 and not any(finding.good for finding in bad)
     assert "EASYTUNE_CACHE" in bad[0].cost
+
+
+def test_old_records_are_told_and_broken_ones_are_a_fault(tmp_path: Path):
+    path = RunRecord("a", {}).save(tmp_path / "runs")
+    assert doctor._records(tmp_path).good
+    path.write_text('{"name": "a", "parameters": {}}')
+    told = doctor._records(tmp_path)
+    assert (
+        not told.good and not told.needed and "1 of a schema before 1: they are read" in str(told)
+    )
+    path.write_text('{"schema": 99}')
+    told = doctor._records(tmp_path)
+    assert told.needed and "1 cannot be read" in str(told) and "update this one" in str(told)
