@@ -5,9 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from easytune_lib.experiments.comparison import paired_rows
 from easytune_lib.experiments.speed import speedup
 from easytune_lib.metrics.intervals import spread
 from easytune_lib.records import RunRecord
+from easytune_lib.viz.paper import TABLE_2
 
 Verdict = Literal["holds", "does not hold here", "not shown here"]
 
@@ -16,6 +18,7 @@ LEANER = "EasyTune needs a third of the additional memory"
 FASTER = "EasyTune reaches a reward sooner"
 STARVED = "Early steps starve in the chain"
 READABLE = "Noised motions stay readable"
+GENERAL = "EasyTune improves six pre-trained models"
 REFINED = "Self-refinement (SPL) improves the reward"
 """What the paper's abstract says, in our words; a claim that is about none of it says more."""
 
@@ -126,6 +129,50 @@ def memory_claims(record: RunRecord) -> list[Claim]:
                 LEANER,
             )
         )
+    return claims
+
+
+def backbone_claims(record: RunRecord) -> list[Claim]:
+    """Does EasyTune lower each backbone's MM-Dist, and more than DRaFT does at equal compute?
+
+    In percent of the base's. EasyTune is one random step a trajectory, DRaFT its last ten.
+
+    Args:
+        record: Of notebook 13; reads ``tables["backbones"]`` and ``tables["scores"]``.
+    """
+    given, claims = record.parameters, []
+    for row in record.tables["backbones"]:
+        if row["method"] != "EasyTune":
+            continue
+        name, (before, after) = row["backbone"], TABLE_2[row["backbone"]]
+        own = [r for r in record.tables["scores"] if r["backbone"] == name]
+        base = next(r for r in record.tables["backbones"] if r["backbone"] == name)["mm_dist"]
+        (apart,) = paired_rows(own, "test", "DRaFT", ("mm_dist",))
+        ahead = [
+            None if (gain := apart[key]) is None else -100 * gain / base
+            for key in ("mm_dist", "mm_dist_high", "mm_dist_low")
+        ]
+        gained = [row[f"mm_dist_percent{end}"] for end in ("", "_low", "_high")]
+        for says, paper, found, about in (
+            (f"EasyTune improves {name}", f"{100 * (1 - after / before):.1f} %", gained, GENERAL),
+            (f"EasyTune improves {name} more than DRaFT does", "", ahead, ""),
+        ):
+            mean, low, high = found
+            claims.append(
+                Claim(
+                    f"{says} (MM-Dist)",
+                    paper,
+                    f"T = {row['n_steps']}, {given['seconds']:g} s, {given['seeds']} seeds",
+                    mean,
+                    low,
+                    high,
+                    "%",
+                    verdict(low, high),
+                    record.run_id,
+                    "full/six_backbones",
+                    about,
+                )
+            )
     return claims
 
 
@@ -357,6 +404,7 @@ def all_claims(runs: Path) -> list[Claim]:
             for c in alignment_claims(record, rivals, form)
         ),
         *(c for form in forms for c in alignment_claims(equal, ("DRaFT-50", "ReFL"), form)),
+        *backbone_claims(longest(runs, "six_backbones", "seconds")),
         *memory_claims(longest(runs, "backbones", "batch_size")),
         *(c for form in forms for c in speed_claims(costs, form)),
         *(c for record in compared for c in reward_claims(record, rivals)),
@@ -385,7 +433,7 @@ def abstract_rows(claims: Sequence[Claim]) -> list[dict[str, Any]]:
             word = "does not hold here" if "does not hold here" in said else "not shown here"
         rows.append({
             "claim": about,
-            "paper": next((claim.paper for claim in own if claim.paper), ""),
+            "paper": ", ".join(dict.fromkeys(claim.paper for claim in own if claim.paper)),
             "verdict": word,
             "where": "; ".join(map(_place, where)) if word == "holds only where" else "",
             "holds": len(where),

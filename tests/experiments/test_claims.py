@@ -7,10 +7,12 @@ import pytest
 from easytune_lib.experiments.claims import (
     BETTER,
     FASTER,
+    GENERAL,
     Claim,
     abstract_rows,
     alignment_claims,
     all_claims,
+    backbone_claims,
     gradient_claims,
     longest,
     memory_claims,
@@ -183,6 +185,37 @@ def test_refinement_is_held_against_the_start_and_against_plain_training():
     start, plain = refinement_claims(record)
     assert start.ours == pytest.approx(5) and start.verdict == "holds"
     assert plain.ours == pytest.approx(0) and plain.verdict == "not shown here"
+
+
+def test_each_backbone_is_asked_whether_it_gains_and_whether_more_than_with_draft():
+    def row(method, percent, low, high):
+        ends = {
+            "mm_dist_percent": percent,
+            "mm_dist_percent_low": low,
+            "mm_dist_percent_high": high,
+        }
+        return {"backbone": "MDM", "method": method, "n_steps": 50, "mm_dist": 0.5} | ends
+
+    scores = [
+        {"backbone": name, "split": "test", "method": method, "seed": seed, "noise_seed": 0,
+         "mm_dist": value}
+        for name, shift in (("MDM", 0.0), ("MLD", 9.0))
+        for method, values in (("EasyTune", (0.40, 0.41, 0.42)), ("DRaFT", (0.45, 0.46, 0.47)))
+        for seed, value in enumerate(v + shift for v in values)
+    ]  # fmt: skip
+    table = [row("base", 0.0, None, None), row("EasyTune", 18.0, 16.0, 20.0), row("DRaFT", 8, 7, 9)]
+    record = RunRecord(
+        "six_backbones",
+        {"seconds": 30.0, "seeds": 3},
+        tables={"backbones": table, "scores": scores},
+    )
+    gains, more = backbone_claims(record)
+    assert (gains.claim, gains.paper) == ("EasyTune improves MDM (MM-Dist)", "6.4 %")
+    assert (gains.ours, gains.low, gains.high, gains.verdict) == (18.0, 16.0, 20.0, "holds")
+    assert more.ours == pytest.approx(100 * 0.05 / 0.5) and more.low == pytest.approx(more.high)
+    assert more.verdict == "holds" and not more.about
+    (said,) = abstract_rows([gains, more])
+    assert said["claim"] == GENERAL and (said["holds"], said["of"]) == (1, 1)
 
 
 def test_the_longest_record_speaks(tmp_path):
