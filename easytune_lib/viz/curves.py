@@ -595,9 +595,9 @@ def plot_claims(record: RunRecord, width: float = PAGE) -> Figure:
     Raises:
         ValueError: The table, or a column in it, is missing.
     """
-    columns = ("claim", "regime", "ours", "low", "high", "unit", "verdict")
+    columns = ("claim", "regime", "ours", "low", "high", "verdict")
     rows = [row for row in table_of(record, "claims", columns) if row["low"] is not None]
-    rows = [row for row in rows if row["unit"] == "%"]
+    rows = [row for row in rows if " aligns better than " in row["claim"]]
     hues = {"holds": "green", "does not hold here": "vermillion", "not shown here": "black"}
     bases = list(dict.fromkeys(row["regime"].split(",")[0] for row in rows))
     names = list(dict.fromkeys(row["claim"].split(" (MM")[0] for row in rows))[::-1]
