@@ -14,7 +14,7 @@ GUIDES = {
     "CONTRIBUTING": "the house: its rooms, words and habits",
     "CHANGELOG": "what is new",
 }
-_PAGE = re.compile(r'(href="(?![a-z]+:)[^"#?]+)\.(?:md|ipynb)([#"])')
+_PAGE = re.compile(rf'(href="(?:{"|".join(GUIDES)}|notebooks/\w+))\.(?:md|ipynb)([#"])')
 _ANCHOR = re.compile(r'<a href="#([^"]+)">(.*?)</a>', re.DOTALL)
 
 

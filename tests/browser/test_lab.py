@@ -257,11 +257,14 @@ EXPLORED = {"06_motion_visualization": 1, "20_sweep": 2}  # plotly's views in th
 
 
 def vermillion(view) -> int:
-    """Points of a view that have EasyTune's colour, or nearly."""
+    """Points of a view that have EasyTune's colour, or nearly, once it is drawn."""
     view.scroll_into_view_if_needed()
-    view.page.wait_for_timeout(2000)
-    shot = np.asarray(Image.open(io.BytesIO(view.screenshot())).convert("RGB"), dtype=int)
-    return int((abs(shot - [0xD5, 0x5E, 0x00]).max(-1) < 40).sum())
+    for _ in range(20):
+        view.page.wait_for_timeout(2000)
+        shot = np.asarray(Image.open(io.BytesIO(view.screenshot())).convert("RGB"), dtype=int)
+        if points := int((abs(shot - [0xD5, 0x5E, 0x00]).max(-1) < 80).sum()):
+            return points
+    return 0
 
 
 def see(page, name: str, where: str) -> None:
