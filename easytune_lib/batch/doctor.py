@@ -60,6 +60,7 @@ def examine(root: Path = ROOT) -> list[Finding]:
         _published(),
         *_weights(root),
         _ffmpeg(),
+        _browser(),
         _data(root),
         _records(root),
         *_folders(root),
@@ -157,6 +158,16 @@ def _ffmpeg() -> Finding:
         return Finding("videos", False, str(error))
     found = find_ffmpeg()
     return Finding(f"ffmpeg {found}" if found else "ffmpeg", bool(found), cost, needed=False)
+
+
+def _browser() -> Finding:
+    """What tests of pages and widgets need; nothing else does."""
+    try:
+        from easytune_lib.batch.browser import missing
+    except ImportError as error:
+        return Finding("browser", False, str(error), needed=False)
+    lacks = missing()
+    return Finding("browser", not lacks, f"`make browser` tests nothing: {lacks}", needed=False)
 
 
 def _data(root: Path) -> Finding:

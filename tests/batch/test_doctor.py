@@ -47,6 +47,13 @@ def test_folders_that_cannot_be_written_are_seen(tmp_path: Path, monkeypatch: py
     assert "EASYTUNE_CACHE" in bad[0].cost
 
 
+def test_a_browser_is_asked_for_but_not_needed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("easytune_lib.batch.browser.shutil.which", lambda name: None)
+    found = doctor._browser()
+    assert not found.good and not found.needed and str(found).startswith("note    browser: ")
+    assert "playwright is not installed" in found.cost or "no Chromium on the path" in found.cost
+
+
 def test_old_records_are_told_and_broken_ones_are_a_fault(tmp_path: Path):
     path = RunRecord("a", {}).save(tmp_path / "runs")
     assert doctor._records(tmp_path).good
