@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from easytune_lib.experiments.comparison import summary
 from easytune_lib.metrics.intervals import spread
 from easytune_lib.records import RunRecord, leading
 from easytune_lib.storage import write_atomic
@@ -104,10 +105,13 @@ def _methods(split: str) -> Callable[[RunRecord], Made]:
 
 
 def _backbones(record: RunRecord) -> Made:
-    keys = ("r1", "fid", "mm_dist")
+    """The columns of Tables 2 and S3, from every score of a backbone."""
+    keys = ("r1", "r2", "r3", "fid", "mm_dist", "diversity")
+    scores = record.tables["scores"]
     rows = [
-        Row([row["backbone"], row["method"]], [_gained(row, key) for key in keys], row["backbone"])
-        for row in record.tables["backbones"]
+        Row([name, row["method"]], [_gained(row, key) for key in keys], name)
+        for name in dict.fromkeys(row["backbone"] for row in scores)
+        for row in summary([row for row in scores if row["backbone"] == name], "test", keys)
     ]
     return ["Backbone", "Method"], [_JUDGED[key] for key in keys], rows
 

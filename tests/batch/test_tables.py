@@ -105,8 +105,12 @@ def test_every_table_is_made_from_the_committed_records_as_committed(tmp_path: P
 def test_a_number_in_a_table_is_that_of_its_record():
     table, record = chosen(RUNS)["t2_backbones"]
     first = json.loads((RUNS / record.run_id / "record.json").read_text())["tables"]["backbones"][0]
-    cells = table.make(record)[2][0].cells
-    assert [cell.value for cell in cells] == [first["r1"], first["fid"], first["mm_dist"]]
+    _, columns, rows = table.make(record)
+    found = {column.title: cell.value for column, cell in zip(columns, rows[0].cells, strict=True)}
+    assert [found["R@1"], found["FID"], found["MM-Dist"]] == [
+        first["r1"], first["fid"], first["mm_dist"],
+    ]  # fmt: skip
+    assert found["R@1"] < found["R@2"] < found["R@3"] and found["Diversity"] > 0
 
 
 def test_the_command_writes_where_it_is_told(tmp_path: Path):
