@@ -106,7 +106,7 @@ def test_a_number_in_a_table_is_that_of_its_record():
     table, record = chosen(RUNS)["t2_backbones"]
     first = json.loads((RUNS / record.run_id / "record.json").read_text())["tables"]["backbones"][0]
     _, columns, rows = table.make(record)
-    found = {column.title: cell.value for column, cell in zip(columns, rows[0].cells, strict=True)}
+    found = {c.heading: cell.value for c, cell in zip(columns, rows[0].cells, strict=True)}
     assert [found["R@1"], found["FID"], found["MM-Dist"]] == [
         first["r1"], first["fid"], first["mm_dist"],
     ]  # fmt: skip
