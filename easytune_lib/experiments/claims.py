@@ -54,6 +54,23 @@ def held(yes: bool) -> Verdict:
     return "holds" if yes else "does not hold here"
 
 
+def _estimated(
+    claim: str,
+    paper: str,
+    regime: str,
+    ends: Sequence[float | None],
+    unit: str,
+    record: RunRecord,
+    figure: str,
+    about: str = "",
+    wanted: float = 0.0,
+) -> Claim:
+    """A claim of more than ``wanted``, by a mean and the ends of its interval."""
+    ours, low, high = ends
+    says = verdict(low, high, wanted)
+    return Claim(claim, paper, regime, ours, low, high, unit, says, record.run_id, figure, about)
+
+
 def alignment_claims(
     record: RunRecord, rivals: Sequence[str], method: str = "EasyTune", metric: str = "mm_dist"
 ) -> list[Claim]:
@@ -80,19 +97,15 @@ def alignment_claims(
         if not seeds:
             continue
         gains = [100 * (1 - rows[method, seed] / rows[rival, seed]) for seed in seeds]
-        mean, low, high = spread(gains)
         claims.append(
-            Claim(
+            _estimated(
                 f"{method} aligns better than {rival}"
                 f"{'' if timed else ', equal evaluations'} (MM-Dist)",
                 "8.2 %" if (method, rival) == ("EasyTune", "DRaFT-50") else "",
                 f"{base}, {budget}, {len(gains)} seeds",
-                mean,
-                low,
-                high,
+                spread(gains),
                 "%",
-                verdict(low, high),
-                record.run_id,
+                record,
                 f"full/methods_{base}" if timed else f"full/equal_evaluations_{base}",
                 BETTER if (method, rival) == ("EasyTune", chain) else "",
             )
@@ -157,18 +170,14 @@ def backbone_claims(record: RunRecord) -> list[Claim]:
             (f"EasyTune improves {name}", f"{100 * (1 - after / before):.1f} %", gained, GENERAL),
             (f"EasyTune improves {name} more than DRaFT does", "", ahead, ""),
         ):
-            mean, low, high = found
             claims.append(
-                Claim(
+                _estimated(
                     f"{says} (MM-Dist)",
                     paper,
                     f"T = {row['n_steps']}, {given['seconds']:g} s, {given['seeds']} seeds",
-                    mean,
-                    low,
-                    high,
+                    found,
                     "%",
-                    verdict(low, high),
-                    record.run_id,
+                    record,
                     "full/six_backbones",
                     about,
                 )
@@ -193,25 +202,22 @@ def speed_claims(record: RunRecord, method: str = "EasyTune") -> list[Claim]:
         here = [r for r in rows if (r["base"], r["threshold"]) == (base, threshold)]
         chain = max((r["method"] for r in here if r["method"].startswith("DRaFT-")), key=_depth)
         for rival in (chain, "ReFL"):
-            ratio, low, high = speedup(here, method, rival)
             reached = ", ".join(
                 f"{name} {row['reached']} of {row['seeds']}"
                 for name in (method, rival) for row in here if row["method"] == name
             )  # fmt: skip
             own = method == "EasyTune" and rival == chain
             claims.append(
-                Claim(
+                _estimated(
                     f"{method} reaches a reward of {threshold:.2f} sooner than {rival}",
                     "7.3 x" if own and threshold == 0.75 else "",
                     f"{base}, seeds that do: {reached}",
-                    ratio,
-                    low,
-                    high,
+                    speedup(here, method, rival),
                     "x",
-                    verdict(low, high, 1.0),
-                    record.run_id,
+                    record,
                     f"full/reach_{base}",
                     FASTER if own else "",
+                    wanted=1.0,
                 )
             )
     return claims
@@ -234,18 +240,14 @@ def reward_claims(record: RunRecord, rivals: Sequence[str]) -> list[Claim]:
         gains = [
             value - rows[rival, seed] for (name, seed), value in rows.items() if name == "EasyTune"
         ]
-        mean, low, high = spread(gains)
         claims.append(
-            Claim(
+            _estimated(
                 f"EasyTune's reward on test prompts ends above that of {rival}",
                 "",
                 f"{base}, {record.parameters['seconds']:g} s, {len(gains)} seeds",
-                mean,
-                low,
-                high,
+                spread(gains),
                 "reward",
-                verdict(low, high),
-                record.run_id,
+                record,
                 f"full/methods_{base}",
                 FASTER if rival == chain else "",
             )
@@ -341,19 +343,15 @@ def refinement_claims(record: RunRecord, arm: str = "SPL") -> list[Claim]:
         }
         for against, paper in (("before", "1.72 points"), ("plain", "")):
             gains = [v - found[against, seed] for (model, seed), v in found.items() if model == arm]
-            mean, low, high = spread(gains)
             words = {"before": "than it was before", "plain": "than as many plain steps"}
             claims.append(
-                Claim(
+                _estimated(
                     f"{arm} makes retrieval better {words[against]} (R@1)",
                     paper,
                     f"{name}, {start} steps before, {len(gains)} seeds",
-                    mean,
-                    low,
-                    high,
+                    spread(gains),
                     "points",
-                    verdict(low, high),
-                    record.run_id,
+                    record,
                     "full/retrieval_spl_real",
                     REFINED,
                 )
