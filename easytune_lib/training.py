@@ -74,14 +74,20 @@ class TrainingStep:
 def rounded(
     fn: Callable[..., Any], precision: Precision, device: torch.device
 ) -> Callable[..., Any]:
-    """``fn`` with its matrix products in ``precision``; what it returns is in float32 again."""
+    """``fn`` with its matrix products in ``precision``; what it returns is in float32 again.
+
+    What is in float64 stays so: autocast does not round it.
+    """
     if precision == "float32":
         return fn
+
+    def whole(part: Tensor) -> Tensor:
+        return part.to(torch.promote_types(part.dtype, torch.float32))
 
     def call(*inputs: Any) -> Any:
         with torch.autocast(device.type, torch.bfloat16):
             said = fn(*inputs)
-        return said.float() if isinstance(said, Tensor) else tuple(part.float() for part in said)
+        return whole(said) if isinstance(said, Tensor) else tuple(map(whole, said))
 
     return call
 

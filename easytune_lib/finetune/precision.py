@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.protocols import Prompts, Reward
+from easytune_lib.training import rounded
 
 
 def bf16(model: MotionDiffusion, reward: Reward) -> tuple[MotionDiffusion, Reward]:
@@ -45,7 +45,6 @@ class _Rounded(MotionDiffusion):
 
 def _rounded(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def call(x: Tensor, *rest: Any) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16):
-            return fn(x, *rest).to(x.dtype)
+        return rounded(fn, "bf16", x.device)(x, *rest).to(x.dtype)
 
     return call
