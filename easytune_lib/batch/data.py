@@ -220,11 +220,8 @@ def _convert(name: str, clips: list[Wanted], to: Path, host: str) -> int:
 
 def _fetch(file: Original, to: Path, host: str) -> tuple[int, Path]:
     """The bytes that came, and where the whole file is."""
-    path, checksum, came = (
-        to / "originals" / file.repository / file.path,
-        f"sha256:{file.sha256}",
-        0,
-    )
+    path, came = to / "originals" / file.repository / file.path, 0
+    checksum = f"sha256:{file.sha256}"
     if path.exists():
         try:
             verify(path, checksum)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-from easytune_lib.motion.capture import Capture, check_size
+from easytune_lib.motion.capture import Capture, check_size, posed
 
 LARGEST = {".asf": 2**22, ".amc": 2**28}
 """Bytes of a file that are read at most."""
@@ -129,24 +129,26 @@ def read_amc(path: Path, skeleton: Acclaim, fps: float) -> Capture:
         check_size(frames, len(skeleton.names))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    positions = np.zeros((frames, len(skeleton.names), 3))
-    turns: list[Rotation] = []
-    for joint, (name, parent) in enumerate(zip(skeleton.names, skeleton.parents, strict=True)):
+    offsets = np.stack([skeleton.bones[max(parent, 0)] for parent in skeleton.parents])
+    positions, turns = posed(skeleton.parents, _poses(skeleton, offsets, rows, frames), frames)
+    return Capture(skeleton.names, skeleton.parents, offsets, positions, turns, fps)
+
+
+def _poses(
+    skeleton: Acclaim, offsets: np.ndarray, rows: dict[str, list[list[float]]], frames: int
+) -> Iterator[tuple[np.ndarray, Rotation]]:
+    """Of each joint, where it is from its parent and how it is turned there, in each frame."""
+    for joint, name in enumerate(skeleton.names):
         given = dict(zip(skeleton.channels[joint], np.array(rows.get(name, [])).T, strict=True))
         axes, own = "".join(n[1] for n in given if n in _TURNS), Rotation.identity(frames)
         if axes:  # lower case: about axes that stay, the first named first
             angles = np.stack([given[f"r{axis}"] for axis in axes], -1)
             own = Rotation.from_euler(axes, angles, degrees=skeleton.degrees)
-        own = skeleton.axes[joint] * own * skeleton.axes[joint].inv()
+        place = np.tile(offsets[joint], (frames, 1))
         for axis, channel in enumerate(_PLACES):
-            if channel in given:
-                positions[:, joint, axis] = given[channel]
-        if parent >= 0:
-            positions[:, joint] = positions[:, parent] + turns[parent].apply(skeleton.bones[parent])
-            own = turns[parent] * own
-        turns.append(own)
-    offsets = np.stack([skeleton.bones[max(parent, 0)] for parent in skeleton.parents])
-    return Capture(skeleton.names, skeleton.parents, offsets, positions, tuple(turns), fps)
+            if channel in given:  # of the root alone
+                place[:, axis] = given[channel]
+        yield place, skeleton.axes[joint] * own * skeleton.axes[joint].inv()
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ it within 1 mm by a test.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
@@ -119,6 +119,29 @@ def check_size(frames: int, joints: int) -> None:
         raise ValueError(
             f"{frames} frames of {joints} joints are more than {LARGEST} in all: cut it into clips"
         )
+
+
+def posed(
+    parents: Sequence[int], poses: Iterable[tuple[Array, Rotation]], frames: int
+) -> tuple[Float[Array, "frames joints 3"], tuple[Rotation, ...]]:
+    """Places and turns of all joints in the world.
+
+    Args:
+        parents: Of each joint, which come before it; -1 for the root.
+        poses: Of each joint, ``(3,)`` or ``(frames, 3)`` from its parent and a turn a frame, both
+            as its parent is turned.
+        frames: How many.
+    """
+    positions = np.empty((frames, len(parents), 3))
+    turns: list[Rotation] = []
+    for joint, (parent, (place, turn)) in enumerate(zip(parents, poses, strict=True)):
+        if parent < 0:
+            positions[:, joint] = place
+            turns.append(turn)
+        else:
+            positions[:, joint] = positions[:, parent] + turns[parent].apply(place)
+            turns.append(turns[parent] * turn)
+    return positions, tuple(turns)
 
 
 @dataclass(frozen=True)

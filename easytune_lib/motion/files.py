@@ -1,6 +1,6 @@
 """Motions in files that other programs read: BVH for Blender and its like, npz for NumPy."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32
 from scipy.spatial.transform import Rotation
 
 from easytune_lib.motion.arrays import arrays_in
-from easytune_lib.motion.capture import Capture, check_size
+from easytune_lib.motion.capture import Capture, check_size, posed
 from easytune_lib.motion.motion import Motion
 from easytune_lib.motion.skeleton import HUMANML3D, KIT, Skeleton
 from easytune_lib.storage import write_atomic
@@ -148,29 +148,28 @@ def read_bvh(path: Path) -> Capture:
         check_size(frames, len(names))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    positions = np.empty((frames, len(names), 3))
-    turns: list[Rotation] = []
-    column = 0
-    for joint, (parent, own) in enumerate(zip(parents, channels, strict=True)):
+    positions, turns = posed(parents, _poses(offsets, channels, numbers), frames)
+    return Capture(tuple(names), tuple(parents), offsets, positions, turns, fps, ends)
+
+
+def _poses(
+    offsets: np.ndarray, channels: Sequence[tuple[str, ...]], numbers: np.ndarray
+) -> Iterator[tuple[np.ndarray, Rotation]]:
+    """Of each joint, where it is from its parent and how it is turned there, in each frame."""
+    frames, column = len(numbers), 0
+    for offset, own in zip(offsets, channels, strict=True):
         given = dict(zip(own, numbers[:, column : column + len(own)].T, strict=True))
         column += len(own)
-        place = np.tile(offsets[joint], (frames, 1))
+        place = np.tile(offset, (frames, 1))
         for axis, name in enumerate(_CHANNELS[:3]):
             if name in given:
                 place[:, axis] = given[name]
         axes = "".join(name[0] for name in own if name.endswith("rotation"))
         angles = np.stack([given[f"{axis}rotation"] for axis in axes], -1) if axes else None
-        turned = (
+        yield place, (
             Rotation.identity(frames) if angles is None
             else Rotation.from_euler(axes, angles, degrees=True)
         )  # fmt: skip
-        if parent < 0:
-            positions[:, joint], world = place, turned
-        else:
-            positions[:, joint] = positions[:, parent] + turns[parent].apply(place)
-            world = turns[parent] * turned
-        turns.append(world)
-    return Capture(tuple(names), tuple(parents), offsets, positions, tuple(turns), fps, ends)
 
 
 def _parse_hierarchy(
