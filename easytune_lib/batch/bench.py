@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from easytune_lib.analysis.cost import MIB, calibrate, cost, live_bytes, saved_bytes
 from easytune_lib.batch.timing import gains, has_bf16, machine_now, timed
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.diffusion.rollout import rollout
+from easytune_lib.diffusion.rollout import rollout, sample
 from easytune_lib.finetune.loop import Batch, Tuning, finetune
 from easytune_lib.finetune.methods import DRaFT, EasyTune, ReFL
 from easytune_lib.finetune.precision import bf16
@@ -36,6 +36,7 @@ from easytune_lib.seeding import stream
 
 LONGEST = 196  # frames, of the published data set
 PLAIN = "plain loop"
+SAMPLING = "sampling alone"  # what a method's memory is additional to
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,10 @@ def _methods(
     space: str, world: World, size: Size, say: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Memory of each method and what :func:`cost` foretold; seconds of a trajectory, likewise."""
-    rows, times = [], []
+    drawn, prompts = world.batch.rng.clone_state(), world.batch.prompts
+    least = live_bytes(lambda: sample(world.model, prompts, drawn)) / MIB
+    rows: list[dict[str, Any]] = [{"space": space, "method": SAMPLING, "live_mib": least}]
+    times = []
     rates = {
         micro: calibrate(
             world.model, world.reward, world.batch.x_T, world.batch.prompts, micro, repeats=1
@@ -304,10 +308,12 @@ def _ratios(tables: dict[str, list[dict[str, Any]]]) -> dict[str, float | int]:
     found: dict[str, float | int] = {"memory_of_plain_loop": hot["exact tricks"] / hot[PLAIN]}
     for space in dict.fromkeys(row["space"] for row in tables["methods"]):
         own = {row["method"]: row for row in tables["methods"] if row["space"] == space}
-        draft = own["DRaFT"]["live_mib"]
+        least, draft = own.pop(SAMPLING)["live_mib"], own["DRaFT"]["live_mib"]
         for name in [name for name in own if name != "DRaFT"]:
             key = name.lower().replace(", ", "_").replace("-", "_")
             found[f"{space}_{key}_alive_of_draft"] = own[name]["live_mib"] / draft
+            more = (own[name]["live_mib"] - least) / (draft - least)
+            found[f"{space}_{key}_additional_of_draft"] = more
             if "checkpoints" not in name:  # whose second pass is not seen as held
                 held = own[name]["saved_mib"] / own["DRaFT"]["saved_mib"]
                 found[f"{space}_{key}_held_of_draft"] = held
@@ -339,7 +345,8 @@ def table(record: RunRecord) -> str:
     lines.append("Memory of an update beside weights and gradients")
     for row in record.tables["methods"]:
         name = f"{row['space']}, {row['method']}"
-        lines.append(f"  {name:40} {row['live_mib']:6.0f} MiB alive, {row['saved_mib']:6.0f} held")
+        held = f", {row['saved_mib']:6.0f} held" if "saved_mib" in row else ""
+        lines.append(f"  {name:40} {row['live_mib']:6.0f} MiB alive{held}")
     lines += [f"  {name}: {value:.4f}" for name, value in sorted(record.metrics.items())]
     return "\n".join(lines)
 

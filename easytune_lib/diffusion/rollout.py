@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +15,8 @@ from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.sampler import Randomness, RowNoise, fresh_noise
 from easytune_lib.plan import GradientPlan
 from easytune_lib.protocols import Prompts, Reward
+
+State = Literal["x0_hat", "x"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ def rollout(
         step = _denoise(model, i, span, x, prompts, plan, rng)
         yield step
         x = step.x
+        if i != plan.last:
+            del step  # what it holds makes room for the next
     for _ in range(plan.renoised):
         x = _noised(model, step, plan, rng)
         yield _denoise(model, step.index, times[step.index], x, prompts, plan, rng)
@@ -103,10 +108,29 @@ def score(
     model: MotionDiffusion, reward: Reward, step: Step, prompts: Prompts, plan: GradientPlan
 ) -> Float[Tensor, " batch"]:
     """What ``reward`` says of the state that ``plan`` reads after ``step``, decoded."""
-    if plan.reads_at(step.index) == "x0_hat":
-        return reward(model.decode(step.x0_hat, prompts), prompts)
-    t = torch.as_tensor(step.after, device=step.x.device).clamp(min=0).expand(len(step.x))
-    return reward(model.decode(step.x, prompts), prompts, t)
+    read = state_read(plan, step)
+    return score_state(model, reward, read, getattr(step, read), step.after, prompts)
+
+
+def score_state(
+    model: MotionDiffusion,
+    reward: Reward,
+    read: State,
+    state: Float[Tensor, "batch tokens dim"],
+    after: int | Int[Tensor, " batch"],
+    prompts: Prompts,
+) -> Float[Tensor, " batch"]:
+    """What ``reward`` says of a state, decoded; of one that came out of a step, with its time."""
+    motion = model.decode(state, prompts)
+    if read == "x0_hat":
+        return reward(motion, prompts)
+    t = torch.as_tensor(after, device=state.device).clamp(min=0).expand(len(state))
+    return reward(motion, prompts, t)
+
+
+def state_read(plan: GradientPlan, step: Step) -> State:
+    """Which of a step's states the reward is given: the clean one, or the one that came out."""
+    return "x0_hat" if plan.reads_at(step.index) == "x0_hat" else "x"
 
 
 def gain(scores: Float[Tensor, " batch"], step: Step, plan: GradientPlan) -> Float[Tensor, ""]:

@@ -123,7 +123,9 @@ class DDIM:
         """
         (_, sigma), (alpha_after, sigma_after) = schedule.scales(now), schedule.scales(after)
         if self.eta == 0 or sigma_after == 0:
-            return alpha_after * x0_hat + sigma_after * noise
+            state = alpha_after * x0_hat
+            state += sigma_after * noise  # in place: one state less at a step's peak
+            return state
         alpha_now = (1 - sigma**2) ** 0.5
         fresh = self.eta * sigma_after / sigma * (1 - alpha_now**2 / alpha_after**2) ** 0.5
         kept = (sigma_after**2 - fresh**2) ** 0.5

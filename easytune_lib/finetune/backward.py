@@ -1,7 +1,7 @@
 """The exact two-phase backward: decoder and reward in small parts, then the denoiser at once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -10,11 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.diffusion.rollout import Step, score
+from easytune_lib.diffusion.rollout import State, Step, score, score_state, state_read
 from easytune_lib.plan import GradientPlan
 from easytune_lib.protocols import Prompts, Reward
-
-STATES = ("x_t", "noise", "x0_hat", "x")
 
 Parts = list[tuple[Tensor, Prompts]]
 _parts: WeakKeyDictionary[Prompts, dict[tuple[int, int], Parts]] = WeakKeyDictionary()
@@ -57,18 +55,17 @@ class Slopes:
     """Scores of a step's motions, and what they gain per unit of the state: phase 1."""
 
     scores: Float[Tensor, " batch"]
-    of_x0_hat: Float[Tensor, "batch tokens dim"] | None  # where the reward does not read it
-    of_x: Float[Tensor, "batch tokens dim"] | None
+    rises: Float[Tensor, "batch tokens dim"]
+    read: State  # of which state
 
     def at(self, step: Step) -> Float[Tensor, " batch"]:
-        """The scores as a function of ``step``'s states: what goes back from them is phase 2.
+        """The scores as a function of ``step``'s state: what goes back from them is phase 2.
 
         At the step that they were taken at, the gradient is exact. At another one of the same
         trajectory it is that of a reward which is linear in the state, and the scores are those
         of the step before: see ``hold`` of :class:`~easytune_lib.plan.GradientPlan`.
         """
-        known = self.scores, self.of_x0_hat, self.of_x
-        return cast(Tensor, _Known.apply(*known, step.x0_hat, step.x))
+        return cast(Tensor, _Known.apply(self.scores, self.rises, getattr(step, self.read)))
 
 
 def slopes(
@@ -84,29 +81,25 @@ def slopes(
     Several steps of one rollout are decoded and scored as one batch, if the reward is given the
     same of their states: a GPU that one step leaves idle is filled, and the slopes are the same.
     """
-    states = {name: torch.cat([getattr(step, name).detach() for step in steps]) for name in STATES}
-    after = torch.cat(
-        [torch.as_tensor(step.after).expand(len(prompts)) for step in steps]
-    ).to(states["x"].device)  # fmt: skip
-    scores: list[Tensor] = []
-    found: dict[int, Tensor] = {}  # 0: with respect to x0_hat, 1: to x
-    everything = len(prompts) * len(steps)
-    parts = by_length(prompts, everything if micro_batch is None else micro_batch, len(steps))
+    count, read = len(prompts), state_read(plan, steps[0])
+    states = [getattr(step, read).detach() for step in steps]
+    after = [torch.as_tensor(step.after, device=states[0].device).expand(count) for step in steps]
+    state, after = _joined(states), _joined(after)
+    scores, rises = state.new_zeros(len(state)), torch.zeros_like(state)
+    parts = by_length(prompts, len(state) if micro_batch is None else micro_batch, len(steps))
     for rows, part in parts:
-        tokens = model.state_shape(part)[0]
-        seen = {name: state[rows, :tokens] for name, state in states.items()}
-        leaves = seen["x0_hat"].requires_grad_(), seen["x"].requires_grad_()
+        leaf = state[rows, : model.state_shape(part)[0]].requires_grad_()
         with torch.enable_grad():
-            values = score(model, reward, replace(steps[0], after=after[rows], **seen), part, plan)
-        given = torch.autograd.grad(values.sum(), leaves, allow_unused=True)
-        for i, rise in enumerate(given):
-            if rise is not None:
-                found.setdefault(i, torch.zeros_like(states["x"]))[rows, :tokens] = rise
-        scores.append(values.detach())
-    order = torch.cat([rows for rows, _ in parts]).argsort()
-    each = torch.cat(scores)[order], found.get(0), found.get(1)
-    split = ([None] * len(steps) if a is None else a.split(len(prompts)) for a in each)
-    return [Slopes(*own) for own in zip(*split, strict=True)]
+            values = score_state(model, reward, read, leaf, after[rows], part)
+        (rise,) = torch.autograd.grad(values.sum(), leaf)
+        scores[rows], rises[rows, : leaf.shape[1]] = values.detach(), rise
+    each = zip(scores.split(count), rises.split(count), strict=True)
+    return [Slopes(*own, read) for own in each]
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """One after the other; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def by_length(prompts: Prompts, size: int, times: int = 1) -> Parts:
@@ -128,25 +121,17 @@ def by_length(prompts: Prompts, size: int, times: int = 1) -> Parts:
 
 
 class _Known(torch.autograd.Function):
-    """Scores whose gradients with respect to two states are known already."""
+    """Scores whose gradient with respect to the state is known already."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        scores: Tensor,
-        of_x0_hat: Tensor | None,
-        of_x: Tensor | None,
-        x0_hat: Tensor,
-        x: Tensor,
-    ) -> Tensor:
+    def forward(ctx: Any, scores: Tensor, rises: Tensor, state: Tensor) -> Tensor:
         """The scores as they are."""
-        ctx.save_for_backward(of_x0_hat, of_x)
+        ctx.save_for_backward(rises)
         return scores.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor | None, ...]:
         """Each motion's slope, weighed by what the loss makes of its score."""
-        weights = grad[0][:, None, None]
-        pulls = (None if slope is None else weights * slope for slope in ctx.saved_tensors)
-        return (None, None, None, *pulls)
+        (rises,) = ctx.saved_tensors
+        return None, None, grad[0][:, None, None] * rises

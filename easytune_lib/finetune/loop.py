@@ -287,6 +287,7 @@ def _rewarded(
             if step.index in plan.rewarded:
                 yield step, torch.stack(drifts).mean() if drifts else step.x.new_zeros(())
                 drifts.clear()
+            del step  # what it holds makes room for the next
 
     size = together if plan.updates != "step" and plan.hold == 1 else 1
     for _, alike in groupby(each(), lambda pair: plan.reads_at(pair[0].index)):
