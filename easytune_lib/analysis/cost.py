@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.diffusion.rollout import Step, rollout, score
+from easytune_lib.diffusion.rollout import Step, rollout, score_state
 from easytune_lib.plan import GradientPlan
 from easytune_lib.protocols import Prompts, Reward
 
@@ -352,8 +352,8 @@ def calibrate(
 
     def rewarded(of: Prompts, state: Tensor) -> None:
         leaf = state.detach().requires_grad_()
-        seen = Step(last.index, last.now, last.after, leaf, leaf, leaf, leaf)
-        torch.autograd.grad(score(model, reward, seen, of, none).sum(), leaf)
+        scores = score_state(model, reward, "x0_hat", leaf, last.after, of)
+        torch.autograd.grad(scores.sum(), leaf)
 
     own = [w.detach().clone().requires_grad_() for w in weights]
     adam = torch.optim.AdamW(own, lr=0.0, fused=True)

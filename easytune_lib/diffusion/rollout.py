@@ -1,5 +1,6 @@
 """One denoising loop, shared by sampling, analysis and every fine-tuning method."""
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -164,7 +165,7 @@ def sample(
         noise = x_T[rows][:, : model.state_shape(part)[0]]
         plan = GradientPlan(frozenset(), frozenset({model.n_steps - 1}))
         drawn = RowNoise([streams[row] for row in rows], x_T.shape[1]) if streams else None
-        *_, last = rollout(model, noise, part, plan, drawn)
+        (last,) = deque(rollout(model, noise, part, plan, drawn), 1)  # no more than one is held
         state = last.x if model.decodes == "x" else last.x0_hat
         for row, motion in zip(rows.tolist(), model.decode(state, part), strict=True):
             motions[row] = torch.nn.functional.pad(motion, (0, 0, 0, prompts.frames - len(motion)))

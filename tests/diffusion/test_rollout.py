@@ -5,6 +5,7 @@ import pytest
 import torch
 from toy import FEATURES, STEPS, reward, rng, text, toy
 
+from easytune_lib.analysis.cost import live_bytes
 from easytune_lib.diffusion.rollout import rollout, sample, score
 from easytune_lib.diffusion.sampler import DDIM, LCM
 from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL
@@ -137,6 +138,13 @@ class TestSample:
         few = sample(model, prompts, rng(), n_steps=3)
         torch.testing.assert_close(few, sample(replace(model, n_steps=3), prompts, rng()))
         assert not torch.allclose(few, sample(model, prompts, rng()))
+
+    def test_holds_no_more_than_two_steps_of_any_number(self, world):
+        model, prompts = world
+        few, many = (
+            live_bytes(lambda n=n: sample(model, prompts, rng(), n_steps=n)) for n in (2, 10)
+        )
+        assert many < 1.1 * few
 
     @pytest.mark.parametrize("sampler", [DDIM(1.0), LCM(5)], ids=str)
     def test_noise_on_the_way_belongs_to_its_prompt(self, world, sampler):
