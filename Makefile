@@ -29,7 +29,7 @@ lint: $(READY) ## Format, lint and types alone
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 
 unit: $(READY) ## Unit tests alone
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow" tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow and not browser" tests
 
 slow: $(READY) ## Tests of whole runs alone: kills, kernels, published networks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m slow tests
@@ -45,9 +45,9 @@ html: $(READY) ## Export all notebooks as web pages that need no network, into o
 docs: $(READY) ## Guides, notebooks and reference as one site that needs no network, into outputs/docs
 	@$(BIN)/easytune docs
 
-browser: $(READY) ## Notebooks and their pages in a headless Chromium; screenshots in outputs/screenshots (minutes)
-	@$(BIN)/python -c "import playwright" 2>/dev/null || $(BIN)/python -m pip install --quiet "playwright>=1.45,<2"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m slow tests/browser
+browser: $(READY) ## Run and move all notebooks and pages in a headless Chromium; screenshots in outputs/screenshots (a quarter of an hour; QUICK=1: two minutes)
+	@$(BIN)/python -c "import playwright" 2>/dev/null || $(BIN)/python -m pip install --quiet "playwright>=1.45,<2" || true
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m "browser$(if $(QUICK), and not long)" $(AGAIN) tests/browser
 
 lab: $(READY) ## Open JupyterLab on the tour (this machine only, with a token)
 	$(BIN)/jupyter-lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_tour.ipynb

@@ -253,3 +253,58 @@ def plot_held_slopes(record: RunRecord, width: float = PAGE) -> Figure:
         ax.legend(title="slope held", loc="lower right")
     axes[0].set_ylabel("cosine with the exact gradient")
     return fig
+
+
+@styled()
+def plot_bench(record: RunRecord, share: float, width: float = PAGE) -> Figure:
+    """What do the tricks buy over a plain loop, and what is DRaFT's memory with the same ones?
+
+    Left, how many times as fast an update is, with the interval over repeats. Right, the most
+    memory alive in an update; hollow is latent space, full that of features. The grey strokes are
+    where EasyTune would be with the paper's share of DRaFT's memory additional to sampling.
+
+    Reads:
+        ``machine["updates"]``: rows with ``way``, ``gain``, ``gain_low`` and ``gain_high``;
+        ``tables["methods"]``: rows with ``space``, ``method`` (one is "sampling alone") and
+        ``live_mib``.
+
+    Args:
+        record: See above.
+        share: Of DRaFT's additional memory, 0 to 1.
+        width: Inches.
+
+    Raises:
+        ValueError: A table, or a column in it, is missing.
+    """
+    rows = table_of(record, "methods", ("space", "method", "live_mib"))
+    fig, (speed, memory) = panels(width, 2, ratio=0.8)
+    ways = record.machine["updates"][::-1]
+    for y, way in enumerate(ways):
+        plain = way["gain"] == way["gain_low"] == way["gain_high"]
+        look = method_style("base" if plain else "EasyTune")
+        speed.plot([way["gain_low"], way["gain_high"]], [y, y], color=look["color"], lw=1)
+        speed.plot(way["gain"], y, "o", color=look["color"], ms=4)
+    speed.set_yticks(range(len(ways)), [way["way"] for way in ways])
+    speed.axvline(1, color=GREY, lw=0.8, ls="--", zorder=1)
+    speed.set(xlabel="updates a second, plain loop = 1", xlim=(0, None))
+    methods = methods_of(rows)[::-1]
+    for row in rows:
+        look, y = method_style(row["method"]), methods.index(row["method"])
+        color = GREY if row["method"] == "sampling alone" else look["color"]
+        face = "white" if row["space"] == "latent" else color
+        memory.plot(row["live_mib"], y, "o", color=color, mfc=face, ms=4)
+    grey = method_style("paper")["color"]
+    for space in dict.fromkeys(row["space"] for row in rows):
+        own = {row["method"]: row["live_mib"] for row in rows if row["space"] == space}
+        least = own["sampling alone"]
+        paper = least + share * (own["DRaFT"] - least)
+        memory.plot(paper, methods.index("EasyTune"), "|", color=grey, ms=9, mew=2, zorder=1)
+    memory.plot([], [], "o", color=GREY, mfc="white", ms=4, label="latent, published size")
+    memory.plot([], [], "o", color=GREY, ms=4, label="features, laptop size")
+    memory.plot([], [], "|", color=grey, ms=9, mew=2, label=f"paper: {share:.1%} of DRaFT's")
+    memory.legend(loc="lower right")
+    memory.set_yticks(range(len(methods)), methods)
+    memory.set_xscale("log")
+    plain_numbers(memory.xaxis)
+    memory.set(xlabel="memory alive in an update (MiB)")
+    return fig

@@ -20,6 +20,7 @@ from easytune_lib.viz.paper import (
     FIGURE_6,
     FIGURE_7,
     FIGURE_8,
+    MEMORY_SHARE,
     TABLE_2,
     TRAINING_CURVES,
 )
@@ -376,6 +377,16 @@ FIGURES = (
         "Cosine of EasyTune's gradients with held slopes and exact ones, along the chain",
         _tables("held_slopes"),
         _from("batch_size", 8),
+        by="batch_size",
+    ),
+    Printed(
+        "bench",
+        "bench",
+        lambda record, width: cost.plot_bench(record, MEMORY_SHARE, width),
+        "An update of EasyTune against a plain loop, and memory beside DRaFT's, T = {n_steps}, "
+        "{batch_size} prompts",
+        lambda record: {"updates": record.machine["updates"], "memory": record.tables["methods"]},
+        _both,
         by="batch_size",
     ),
     Printed(

@@ -13,6 +13,7 @@ from easytune_lib.experiments.claims import (
     alignment_claims,
     all_claims,
     backbone_claims,
+    bench_claims,
     gradient_claims,
     longest,
     memory_claims,
@@ -150,6 +151,20 @@ def test_memory_is_a_share_of_the_whole_chain():
     latent, features = memory_claims(record)
     assert (latent.ours, latent.verdict) == (50.0, "does not hold here")
     assert (features.ours, features.verdict) == (10.0, "holds")
+
+
+def test_memory_at_published_size_is_what_comes_on_top_of_sampling():
+    """20 for sampling: DRaFT takes 100 more, with checkpoints and two phases 25 more."""
+    alive = {
+        "sampling alone": 20.0, "DRaFT": 120.0, "DRaFT, two-phase": 120.0,
+        "DRaFT, checkpoints, two-phase": 45.0, "EasyTune": 70.0, "EasyTune, two-phase": 40.0,
+    }  # fmt: skip
+    rows = [{"space": "latent", "method": name, "live_mib": mib} for name, mib in alive.items()]
+    record = RunRecord("bench", {"n_steps": 50, "batch_size": 8}, tables={"methods": rows})
+    plain, parted, kept = bench_claims(record)
+    assert (plain.ours, parted.ours, kept.ours) == (50, 20, 80)
+    assert (plain.verdict, parted.verdict) == ("does not hold here", "holds")
+    assert kept.verdict == "holds" and not kept.about and plain.about == parted.about
 
 
 def test_steps_starve_if_their_share_is_a_tenth():

@@ -48,15 +48,24 @@ def record() -> RunRecord:
             {"base": base, "hold": hold, "step": step, "cosine": 1 - 0.1 * (step % hold)}
             for base in BASES for hold in (2, 4) for step in range(6)
         ],
+        "methods": [
+            {"space": space, "method": method, "live_mib": value}
+            for space in ("latent", "feature")
+            for method, value in (("sampling alone", 20.0), ("DRaFT", 120.0), ("EasyTune", 30.0))
+        ],
     }  # fmt: skip
-    return RunRecord("demo", {}, tables=tables, machine={"scaling": took})
+    updates = [
+        {"way": "plain loop", "gain": 1.0, "gain_low": 1.0, "gain_high": 1.0},
+        {"way": "exact tricks", "gain": 2.0, "gain_low": 1.5, "gain_high": 3.0},
+    ]
+    return RunRecord("demo", {}, tables=tables, machine={"scaling": took, "updates": updates})
 
 
 RECORD = record()
 PAPER = {"step": [2, 4], "DRaFT-4": [6.0, 12.0], "EasyTune": [2.0, 2.0]}
 PLOTS = {
     "quality_memory": {}, "held_by_step": {"paper": PAPER}, "reach": {"base": "mld"},
-    "scaling": {}, "held_slopes": {},
+    "scaling": {}, "held_slopes": {}, "bench": {"share": 0.25},
 }  # fmt: skip
 
 
@@ -111,3 +120,15 @@ def test_marks_are_measured_and_lines_foretold():
     assert np.allclose(foretold.get_ydata(), [8.4, 16.8, 33.6]) and foretold.get_marker() == "None"
     assert list(marks.get_ydata()) == [8, 16, 32] and marks.get_markerfacecolor() == "white"
     assert len(fig.axes) == 6 and "CPU seconds" in fig.axes[3].get_ylabel()
+
+
+def test_the_bench_shows_each_way_each_space_and_the_papers_share():
+    """Sampling takes 20, DRaFT 100 more: a quarter of that ends at 45."""
+    speed, memory = cost.plot_bench(RECORD, share=0.25).axes
+    assert [t.get_text() for t in speed.get_yticklabels()] == ["exact tricks", "plain loop"]
+    assert [line.get_xdata().tolist() for line in speed.lines[:2]] == [[1.5, 3.0], [2.0]]
+    drawn = [line for line in memory.lines if len(line.get_xdata())]
+    faces = {line.get_markerfacecolor() for line in drawn if list(line.get_xdata()) == [30.0]}
+    assert faces == {"white", method_style("EasyTune")["color"]}
+    strokes = [line.get_xdata()[0] for line in drawn if line.get_marker() == "|"]
+    assert strokes == pytest.approx([45.0, 45.0])

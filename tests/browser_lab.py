@@ -13,7 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
+BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SHOTS = ROOT / "outputs" / "screenshots"
+BENIGN = ("favicon", "ResizeObserver loop")
 SETTINGS = {  # cells that are out of sight are drawn too, and nobody asks for news
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false"},
@@ -24,6 +27,11 @@ IDLE = """() => {
 }"""
 RAN = """() => jupyterapp.shell.currentWidget.content.widgets
   .filter(cell => cell.model.type === 'code').every(cell => cell.model.executionCount)"""
+FAILED = """() => jupyterapp.shell.currentWidget.content.widgets
+  .filter(cell => cell.model.type === 'code')
+  .flatMap(cell => cell.model.outputs.toJSON())
+  .filter(output => output.output_type === 'error')
+  .map(output => `${output.ename}: ${output.evalue}`)"""
 ASK = """code => new Promise(resolve => {
   const { kernel } = jupyterapp.shell.currentWidget.sessionContext.session;
   const said = [], future = kernel.requestExecute({ code, store_history: false });
@@ -33,6 +41,11 @@ ASK = """code => new Promise(resolve => {
   };
   future.done.then(() => resolve(said.join('')));
 })"""
+
+
+def worries(errors: list[str]) -> list[str]:
+    """Of what a page complained of, that which somebody should mend."""
+    return [error for error in errors if not any(word in error for word in BENIGN)]
 
 
 @contextmanager
@@ -98,6 +111,10 @@ class Notebook:
         self.page.wait_for_function(RAN, timeout=1000 * seconds)
         self.page.wait_for_function(IDLE, timeout=1000 * seconds)
 
+    def failed(self) -> list[str]:
+        """What cells raised."""
+        return self.page.evaluate(FAILED)
+
     def python(self, code: str) -> str:
         """What the kernel prints."""
         return self.page.evaluate(ASK, code).strip()
@@ -105,6 +122,11 @@ class Notebook:
     def panel(self, label: str) -> Any:
         """The first live explorer whose heading begins so."""
         return self.page.locator(".et-panel", has=self.page.locator("h3", has_text=label)).first
+
+    def close(self) -> None:
+        """The page, and the kernel behind it."""
+        self.page.evaluate("() => jupyterapp.commands.execute('kernelmenu:shutdown')")
+        self.page.close()
 
     def theme(self, name: str) -> None:
         """Light or Dark."""
