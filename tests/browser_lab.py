@@ -94,7 +94,8 @@ class Notebook:
     """A notebook in a page of the browser."""
 
     def __init__(self, browser: Any, address: str, path: str) -> None:
-        self.page = browser.new_page(viewport={"width": 1200, "height": 1000})
+        size = {"width": 1200, "height": 1000}
+        self.page = browser.new_page(viewport=size, device_scale_factor=2)
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on(
@@ -136,14 +137,9 @@ class Notebook:
 
     def shots(self, panel: Any, name: str, folder: Path) -> None:
         """At one and two pixels a point, light and dark."""
-        session = self.page.context.new_cdp_session(self.page)
         for theme in ("Dark", "Light"):
             self.theme(theme)
-            for scale in (2, 1):
-                session.send(
-                    "Emulation.setDeviceMetricsOverride",
-                    {"width": 1200, "height": 1000, "deviceScaleFactor": scale, "mobile": False},
-                )
-                panel.scroll_into_view_if_needed()
-                self.page.wait_for_timeout(500)
-                panel.screenshot(path=folder / f"{name}_{theme.lower()}_{scale}x.png")
+            panel.scroll_into_view_if_needed()
+            self.page.wait_for_timeout(500)
+            for times, scale in (("2x", "device"), ("1x", "css")):
+                panel.screenshot(path=folder / f"{name}_{theme.lower()}_{times}.png", scale=scale)

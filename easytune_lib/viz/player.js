@@ -27,7 +27,7 @@ button.et-name[aria-pressed=false] { opacity: .6; font-weight: 400; }
 .et-cell canvas { position: absolute; inset: 0; width: 100%; height: 100%; cursor: grab;
   border-radius: 6px; touch-action: pan-y; outline-offset: -2px; }
 .et-bar { display: flex; gap: 8px 12px; align-items: center; flex-wrap: wrap; font-size: 12px; }
-.et-bar > div { flex: 1 1 160px; min-width: 120px; }
+.et-bar > div { flex: 1 1 110px; min-width: 100px; }
 .et-bar input[type=range] { width: 100%; margin: 0; display: block; accent-color: var(--accent); }
 .et-bar canvas { width: 100%; height: 30px; display: block; margin-top: 3px; }
 .et-bar label { display: inline-flex; gap: 4px; align-items: center; }
