@@ -15,6 +15,7 @@ from easytune_lib.finetune.loop import trainable
 from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune
 from easytune_lib.protocols import FineTuneMethod, Prompts
 from easytune_lib.seeding import stream
+from easytune_lib.viz.style import method_style
 from easytune_lib.workbench import Workbench
 
 METHODS = ("DRaFT", "EasyTune", "ReFL", "AlignProp", "DRTune")
@@ -105,7 +106,7 @@ class GradientExplorer(Panel):
         shares = self._shares(kept, values["method"], k, n)
         total = max(float(shares.sum()), 1e-12)
         early = float(shares[: n // 2].sum()) / total
-        first = n - k
+        first, tone = n - k, method_style(values["method"])["color"]
         reach = norms.product_frobenius.mean(1).tolist()
         raw = [
             line("|J_i|, Frobenius", at, norms.frobenius.mean(1).tolist(), 0),
@@ -125,7 +126,7 @@ class GradientExplorer(Panel):
                 chart("Jacobians, raw (identity = 1)", "denoising step", raw, zero=True),
                 chart("Divided by the dimension (Fig. 3)", "denoising step", divided, log=True),
                 chart("Gradient share of each step, norm", "denoising step",
-                      [line(values["method"], at, shares.tolist(), 2)], zero=True),
+                      [line(values["method"], at, shares.tolist(), tone)], zero=True),
             ],
         }  # fmt: skip
 

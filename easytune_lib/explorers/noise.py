@@ -13,6 +13,7 @@ from easytune_lib.recipes import REWARDS, RewardNoise, load_network
 from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.seeding import stream
+from easytune_lib.viz.style import method_style
 from easytune_lib.workbench import WEIGHTS, PromptSet, Workbench
 
 EVERY = "all prompts, mean"
@@ -109,8 +110,8 @@ def _view(
 ) -> View:
     def lines(values: dict[str, Tensor]) -> list[dict[str, object]]:
         return [
-            line(f"reads {what}", at, values[what].tolist(), i)
-            for i, what in enumerate(("x_t", "x0_hat"))
+            line(f"reads {what}", at, values[what].tolist(), method_style(what)["color"])
+            for what in ("x_t", "x0_hat")
         ]
 
     half = len(at) // 2

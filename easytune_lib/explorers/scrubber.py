@@ -13,10 +13,10 @@ from easytune_lib.plan import GradientPlan
 from easytune_lib.protocols import Prompts
 from easytune_lib.seeding import stream
 from easytune_lib.viz.player import MotionPlayer
-from easytune_lib.viz.style import OKABE_ITO
+from easytune_lib.viz.style import method_style
 from easytune_lib.workbench import Workbench, motions_of
 
-_COLORS = (OKABE_ITO["orange"], OKABE_ITO["blue"])
+_COLORS = tuple(method_style(state)["color"] for state in ("x_t", "x0_hat"))
 
 
 class Scrubber(Panel):
@@ -64,8 +64,9 @@ class Scrubber(Panel):
                     line("x0_hat", at, rewards["x0_hat"], _COLORS[1]),
                 ], pick="step"),
                 chart("Share of the reward gradient, %", "denoising step", [
-                    line("DRaFT, whole chain", at, shares["DRaFT"], 2),
-                    line("EasyTune, every step", at, shares["EasyTune"], 1),
+                    line("DRaFT, whole chain", at, shares["DRaFT"], method_style("DRaFT")["color"]),
+                    line("EasyTune, every step", at, shares["EasyTune"],
+                         method_style("EasyTune")["color"]),
                 ], pick="step", zero=True),
             ],
         }  # fmt: skip

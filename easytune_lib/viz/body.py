@@ -99,10 +99,13 @@ def body_of(skeleton: Skeleton) -> Body:
         if _part(name) in _TRUNK:
             side = "trunk"
         limbs.append(Limb(parent, child, radius(parent), radius(child), side))
-    (left_shoulder, right_shoulder), (left_hip, right_hip) = skeleton.shoulders, skeleton.hips
-    limbs += [  # flanks fill the trunk between arms and legs
-        Limb(left_shoulder, left_hip, 0.06, 0.08, "trunk"),
-        Limb(right_shoulder, right_hip, 0.06, 0.08, "trunk"),
+    left_shoulder, right_shoulder = skeleton.shoulders
+    limbs += [  # flanks and what crosses between them fill the trunk, in a twisted pose as well
+        *(
+            Limb(shoulder, hip, 0.06, 0.08, "trunk")
+            for shoulder in skeleton.shoulders
+            for hip in skeleton.hips
+        ),
         Limb(index("left_wrist"), left_hand, 0.034, 0.03, "left"),
         Limb(index("right_wrist"), right_hand, 0.034, 0.03, "right"),
         Limb(head, crown, 0.088, 0.1, "head"),
