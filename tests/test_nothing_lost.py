@@ -49,12 +49,13 @@ def toy_training(way: str):
 
 
 def started(way: str, out: Path, *more: str) -> subprocess.Popen[str]:
-    """The command, in a process of its own."""
+    """The command, in a process of its own, which Ctrl-C reaches though a job may be deaf to it."""
     places = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     return subprocess.Popen(
         [sys.executable, __file__, way, "--out", str(out), *more],
         env=os.environ | {"PYTHONPATH": places}, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 

@@ -212,6 +212,8 @@ def shapes(
     base = np.array([_tint(color, side) for side in sides])
     far = np.clip((points[body.root, 2] - depth) / 0.4, 0.0, 1.0)[:, None]
     base = base * (1 - 0.2 * far)
+    trunk = [i for i, side in enumerate(sides) if side == "trunk"]
+    base[trunk] = base[trunk].mean(0)  # one shape, of one tone
     layers = [capsules(a[:, :2] + shift * radii.mean(0)[:, None] * _LIGHT,
                        b[:, :2] + shift * radii.mean(0)[:, None] * _LIGHT,
                        size * radii[0], size * radii[1])
@@ -224,7 +226,6 @@ def shapes(
         edges = np.array([[*edge[limb], alpha * lined] for _, limb, lined in order])
         return Shapes(np.stack([layers[layer][limb] for layer, limb, _ in order]), faces, edges)
 
-    trunk = [i for i, side in enumerate(sides) if side == "trunk"]
     merged = [(k, i, lined) for k, lined in ((0, True), (0, False), (1, False)) for i in trunk]
     merged += [(3, i, False) for i in trunk if body.limbs[i].start_radius > 0.099]
     return [(float(depth[trunk].mean()), stack(merged))] + [
