@@ -45,7 +45,7 @@ html: $(READY) ## Export all notebooks as web pages that need no network, into o
 docs: $(READY) ## Guides, notebooks and reference as one site that needs no network, into outputs/docs
 	@$(BIN)/easytune docs
 
-browser: $(READY) ## Run and move all notebooks and pages in a headless Chromium; screenshots in outputs/screenshots (a quarter of an hour; QUICK=1: two minutes)
+browser: $(READY) ## Run and move all notebooks in a headless Chromium, screenshots in outputs/screenshots (a quarter of an hour; QUICK=1: two minutes)
 	@$(BIN)/python -c "import playwright" 2>/dev/null || $(BIN)/python -m pip install --quiet "playwright>=1.45,<2" || true
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m "browser$(if $(QUICK), and not long)" $(AGAIN) tests/browser
 
