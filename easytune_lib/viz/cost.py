@@ -4,6 +4,7 @@
 """
 
 import re
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -182,9 +183,7 @@ def plot_scaling(record: RunRecord, width: float = PAGE) -> Figure:
         ValueError: A table, or a column in it, is missing.
     """
     held = table_of(record, "scaling", ("base", "axis", "value", "method", "saved_mib"))
-    took = record.machine.get("scaling", [])
-    if not took:
-        raise ValueError(f'record {record.run_id} has no table "scaling" of times in `machine`')
+    took = _times(record, "scaling")
     units = {"n_steps": "sampling steps T", "batch_size": "batch (motions)", "frames": "frames"}
     axes_of = list(dict.fromkeys(row["axis"] for row in held))
     fig, axes = panels(width, 2 * len(axes_of), ratio=0.85, most=len(axes_of))
@@ -212,6 +211,18 @@ def plot_scaling(record: RunRecord, width: float = PAGE) -> Figure:
         ax.remove()
     legend_above(fig, width)
     return fig
+
+
+def _times(record: RunRecord, name: str) -> list[dict[str, Any]]:
+    """A table of times, which are the machine's.
+
+    Raises:
+        ValueError: There is none, or it is empty.
+    """
+    rows = record.machine.get(name, [])
+    if not rows:
+        raise ValueError(f'record {record.run_id} has no table "{name}" of times in `machine`')
+    return rows
 
 
 def _paper_memory(ax: Axes, paper: Paper, top: float) -> None:
@@ -264,7 +275,8 @@ def plot_bench(record: RunRecord, share: float, width: float = PAGE) -> Figure:
     where EasyTune would be with the paper's share of DRaFT's memory additional to sampling.
 
     Reads:
-        ``machine["updates"]``: rows with ``way``, ``gain``, ``gain_low`` and ``gain_high``;
+        ``machine["updates"]``: rows with ``way``, ``gain``, ``gain_low`` and ``gain_high``, the
+        plain loop first;
         ``tables["methods"]``: rows with ``space``, ``method`` (one is "sampling alone") and
         ``live_mib``.
 
@@ -278,13 +290,12 @@ def plot_bench(record: RunRecord, share: float, width: float = PAGE) -> Figure:
     """
     rows = table_of(record, "methods", ("space", "method", "live_mib"))
     fig, (speed, memory) = panels(width, 2, ratio=0.8)
-    ways = record.machine["updates"][::-1]
-    for y, way in enumerate(ways):
-        plain = way["gain"] == way["gain_low"] == way["gain_high"]
-        look = method_style("base" if plain else "EasyTune")
-        speed.plot([way["gain_low"], way["gain_high"]], [y, y], color=look["color"], lw=1)
-        speed.plot(way["gain"], y, "o", color=look["color"], ms=4)
-    speed.set_yticks(range(len(ways)), [way["way"] for way in ways])
+    ways = _times(record, "updates")
+    for y, way in enumerate(reversed(ways)):
+        color = method_style("base" if way is ways[0] else "EasyTune")["color"]
+        speed.plot([way["gain_low"], way["gain_high"]], [y, y], color=color, lw=1)
+        speed.plot(way["gain"], y, "o", color=color, ms=4)
+    speed.set_yticks(range(len(ways)), [way["way"] for way in reversed(ways)])
     speed.axvline(1, color=GREY, lw=0.8, ls="--", zorder=1)
     speed.set(xlabel="updates a second, plain loop = 1", xlim=(0, None))
     methods = methods_of(rows)[::-1]

@@ -80,6 +80,8 @@ def test_a_missing_table_is_named(name):
         getattr(cost, f"plot_{name}")(RunRecord("demo", {}), **PLOTS[name])
     with pytest.raises(ValueError, match="no table"):
         cost.plot_scaling(RunRecord("demo", {}, tables=RECORD.tables))
+    with pytest.raises(ValueError, match='no table "updates" of times'):
+        cost.plot_bench(RunRecord("demo", {}, tables=RECORD.tables), share=0.25)
 
 
 def test_a_dot_a_method_and_the_base_as_a_line():
