@@ -12,11 +12,12 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items):
+    lacks = missing()
     for item in items:
         if HERE not in item.path.parents:
             continue
         item.add_marker(pytest.mark.browser)
-        item.add_marker(pytest.mark.skipif(bool(missing()), reason=missing()))
+        item.add_marker(pytest.mark.skipif(bool(lacks), reason=lacks))
         item.add_marker(pytest.mark.filterwarnings("default"))
 
 

@@ -22,7 +22,7 @@ def test_it_runs_in_the_lab_and_its_players_move(browser, address, name):
 
 
 def moved(page, frame, name: str) -> None:
-    """A player goes one frame on, a ballot takes a vote; what is seen changes."""
+    """A player goes on frame by frame, and what is seen changes."""
     frame.scroll_into_view_if_needed()
     inside = frame.content_frame
     player = inside.locator(".et-player").first
