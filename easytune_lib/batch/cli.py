@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -20,15 +21,30 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns 0, 1 (something failed), 2 (misuse) or 130 (interrupted)."""
     options = _parser().parse_args(arguments)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler and _in_main_thread():
+        signal.signal(signal.SIGINT, _stop)
     try:
         return options.run(options)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one ends it at once, silently
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # also where it was raised, not sent
         print("\ninterrupted; what was done stays done", file=sys.stderr)
         return 130
+    finally:
+        if signal.getsignal(signal.SIGINT) is _stop and _in_main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _stop(*_: object) -> None:
+    """What Ctrl-C does; from here on, and at no moment later, a second one ends all, silently."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise KeyboardInterrupt
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _parser() -> argparse.ArgumentParser:
