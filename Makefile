@@ -53,18 +53,18 @@ lab: $(READY) ## Open JupyterLab on the tour (this machine only, with a token)
 	$(BIN)/jupyter-lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_tour.ipynb
 
 bench: $(READY) ## Measure what fine-tuning and reward training cost, as ratios in one run; writes a record in runs/ (minutes)
-	@$(BIN)/easytune bench
-	@$(BIN)/easytune bench reward
+	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks reward
 
 figures: $(READY) ## Draw all figures and make all LaTeX tables anew, from runs/ alone
 	@$(BIN)/easytune figures
 	@$(BIN)/easytune tables
 
 torture: $(READY) ## Kill runs of every stage 200 times, resume them, compare bit for bit; writes a record (half an hour)
-	@$(BIN)/easytune torture
+	@$(BIN)/python -m tests.robustness torture
 
 fuzz: $(READY) ## Throw 10,000 damaged files at every reader; writes a record (a minute)
-	@$(BIN)/easytune fuzz
+	@$(BIN)/python -m tests.robustness fuzz
 
 doctor: $(READY) ## Say what is installed, what is missing and what that costs
 	@$(BIN)/easytune doctor

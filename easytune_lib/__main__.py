@@ -2,7 +2,7 @@
 
 import sys
 
-from easytune_lib.batch.cli import main
+from easytune_lib.app.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

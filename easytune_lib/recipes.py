@@ -14,13 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from easytune_lib.checkpoints import rebuilt
-from easytune_lib.distributed import leads, size, wait_for_all
-from easytune_lib.metrics.judge import Judge, judge_objective
-from easytune_lib.models.mdm import MDM
-from easytune_lib.models.mld import VAE, GuidedDenoiser, LatentDenoiser, mld
-from easytune_lib.models.objectives import consistency_loss, denoising_loss, vae_loss
-from easytune_lib.models.official.motiondiffuse import MotionDiffuse
-from easytune_lib.motion.corpus import (
+from easytune_lib.data.corpus import (
     Clip,
     Corpus,
     FeatureStats,
@@ -28,12 +22,17 @@ from easytune_lib.motion.corpus import (
     balance,
     draw_balanced,
 )
-from easytune_lib.motion.humanml3d import open_corpus
-from easytune_lib.motion.roles import Roles, assign_roles
-from easytune_lib.motion.synthetic import synthetic_corpus
-from easytune_lib.protocols import Prompts
+from easytune_lib.data.humanml3d import open_corpus
+from easytune_lib.data.splits import Roles, assign_roles
+from easytune_lib.data.synthetic import synthetic_corpus
+from easytune_lib.distributed import leads, size, wait_for_all
+from easytune_lib.metrics.judge import Judge, judge_objective
+from easytune_lib.models.mdm import MDM
+from easytune_lib.models.mld import VAE, GuidedDenoiser, LatentDenoiser, mld
+from easytune_lib.models.motiondiffuse import MotionDiffuse
+from easytune_lib.models.objectives import consistency_loss, denoising_loss, vae_loss
 from easytune_lib.records import RunRecord
-from easytune_lib.rewards.objective import MIXED, LatentNoise, spm_objective
+from easytune_lib.rewards.losses import MIXED, LatentNoise, spm_objective
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.seeding import stream
 from easytune_lib.storage import save_tensors, write_json
@@ -41,6 +40,7 @@ from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.text.encoders import MiniLM
 from easytune_lib.text.table import CaptionTable
 from easytune_lib.training import Objective, Precision, TrainingPlan, TrainingStep, train
+from easytune_lib.types import Prompts
 
 MAX_FRAMES = 128
 
@@ -299,7 +299,7 @@ def train_reward(
             released code; noise on the ``"latent"`` of ``vae`` in ``out``, decoded, as a latent
             model shows them; or none, ``"clean"``, and then the model is told no step.
         buckets: Batches that are drawn at once and sorted by length, so that little is padded;
-            see :func:`~easytune_lib.motion.corpus.draw_balanced`. The weights that are shipped
+            see :func:`~easytune_lib.data.corpus.draw_balanced`. The weights that are shipped
             had 1, and the default reproduces their steps bit for bit.
         precision: ``"bf16"`` rounds the model's matrix products, for speed where the processor
             has such instructions; where it has none, they are emulated, slowly. The weights

@@ -20,11 +20,10 @@ from easytune_lib.metrics.report import Reference, embed_motions, evaluate, scor
 from easytune_lib.metrics.retrieval import r_precision
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, GuidedDenoiser, LatentDenoiser, mld, motionlcm
-from easytune_lib.models.official.motiondiffuse import MotionDiffuse
+from easytune_lib.models.motiondiffuse import MotionDiffuse
 from easytune_lib.motion.features import to_motion
 from easytune_lib.motion.motion import Motion
 from easytune_lib.motion.skeleton import HUMANML3D, Skeleton, skeleton_of
-from easytune_lib.protocols import Prompts, Reward, TextFeatures
 from easytune_lib.recipes import MAX_FRAMES, REWARDS, VAES, RewardNoise, load_network
 from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.spm import SPM
@@ -32,6 +31,7 @@ from easytune_lib.seeding import stream
 from easytune_lib.storage import load_tensors
 from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.text.encoders import MiniLM
+from easytune_lib.types import Prompts, Reward, TextFeatures
 
 Base = Literal["mdm", "mld", "mld_early", "mldpp", "motionlcm", "motiondiffuse"]
 

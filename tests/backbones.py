@@ -15,7 +15,7 @@ from easytune_lib.diffusion.rollout import rollout
 from easytune_lib.finetune.loop import batches, finetune
 from easytune_lib.finetune.methods import DRaFT, EasyTune
 from easytune_lib.plan import GradientPlan
-from easytune_lib.protocols import Prompts, TextFeatures
+from easytune_lib.types import Prompts, TextFeatures
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 TRACE = {"rtol": 0, "atol": 1e-3}

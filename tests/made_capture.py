@@ -6,8 +6,8 @@ from pathlib import Path
 
 from made_motion import made_motion
 
-from easytune_lib.motion.capture import Rig
-from easytune_lib.motion.files import write_bvh
+from easytune_lib.data.capture import Rig
+from easytune_lib.data.files import write_bvh
 from easytune_lib.motion.skeleton import HUMANML3D
 
 OWN = Rig({joint: joint for joint in HUMANML3D.joints})

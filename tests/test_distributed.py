@@ -25,7 +25,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from toy import reward, toy
 
 from easytune_lib import distributed
-from easytune_lib.batch.cli import main
+from easytune_lib.app.cli import main
+from easytune_lib.data.corpus import FeatureStats, draw_balanced
 from easytune_lib.diffusion.sampler import DDIM
 from easytune_lib.diffusion.schedule import NoiseSchedule
 from easytune_lib.finetune.loop import Anchor, Batch, Tuning, finetune, trainable
@@ -34,16 +35,15 @@ from easytune_lib.metrics.judge import Judge, judge_objective
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, GuidedDenoiser
 from easytune_lib.models.objectives import consistency_loss, denoising_loss, vae_loss
-from easytune_lib.motion.corpus import FeatureStats, draw_balanced
-from easytune_lib.protocols import Prompts
 from easytune_lib.records import RunRecord
 from easytune_lib.rewards.alignment import AlignmentReward
-from easytune_lib.rewards.objective import spm_objective
+from easytune_lib.rewards.losses import spm_objective
 from easytune_lib.rewards.spl import SPL, official_spl_objective, spl_objective
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.seeding import stream
 from easytune_lib.storage import alone, load_tensors
 from easytune_lib.training import Objective, TrainingPlan, train
+from easytune_lib.types import Prompts
 
 ROOT = Path(__file__).parents[1]
 BATCH = 7  # no multiple of two or three

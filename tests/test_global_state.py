@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "easytune_lib"
 MODULES = sorted(LIBRARY.rglob("*.py"))
-COMPUTING = [path for path in MODULES if LIBRARY / "batch" not in path.parents]
+COMPUTING = [path for path in MODULES if LIBRARY / "app" not in path.parents]
 
 GLOBAL_CALLS = {
     "random.seed", "np.random.seed", "numpy.random.seed", "torch.seed", "torch.cuda.manual_seed",
@@ -25,7 +25,7 @@ GLOBAL_CALLS = {
 }  # fmt: skip
 LEGACY_RANDOM = {"rand", "randn", "randint", "random", "choice", "shuffle", "normal", "uniform"}
 ALLOWED = {
-    "experiments/comparison.py": "torch.set_num_threads"
+    "experiments/compare.py": "torch.set_num_threads"
 }  # by the entry of a process of its own
 SAMPLERS = {"torch.rand", "torch.randn", "torch.randint", "torch.randperm", "torch.multinomial"}
 

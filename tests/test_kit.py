@@ -11,7 +11,7 @@ from made_motion import made_motion
 from tiny_world import StubEncoder
 
 from easytune_lib import recipes, workbench
-from easytune_lib.batch.cli import main
+from easytune_lib.app.cli import main
 from easytune_lib.diffusion.rollout import sample
 from easytune_lib.finetune.loop import batches, finetune, trainable
 from easytune_lib.finetune.methods import EasyTune

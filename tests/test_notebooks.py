@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from easytune_lib.batch.notebook import (
+from easytune_lib.app.notebook import (
     code_cells,
     contract_breaches,
     parameters_of,
@@ -12,7 +12,7 @@ from easytune_lib.batch.notebook import (
     read_settings,
     staleness,
 )
-from easytune_lib.batch.runner import sizes
+from easytune_lib.app.runner import sizes
 from easytune_lib.experiments.backbones import Backbone, six_backbones
 
 ROOT = Path(__file__).parents[1]

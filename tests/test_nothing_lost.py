@@ -22,10 +22,10 @@ from test_training import PLAN, _network, _objective
 from tiny_notebook import notebook, write
 
 from easytune_lib import recipes
-from easytune_lib.batch import sweep as sweeps
-from easytune_lib.batch.cli import main
-from easytune_lib.batch.sweep import Sweep, folder_of, jobs_of
-from easytune_lib.batch.worker import Finished, Job, run
+from easytune_lib.app import sweep as sweeps
+from easytune_lib.app.cli import main
+from easytune_lib.app.execute import Finished, Job, run
+from easytune_lib.app.sweep import Sweep, folder_of, jobs_of
 from easytune_lib.storage import alone, load_tensors, save_tensors, write_atomic
 from easytune_lib.training import train
 
@@ -168,7 +168,7 @@ def test_nothing_is_decided_by_the_clock_of_the_day():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "time.time"
     }
-    assert uses == {"easytune_lib/batch/sweep.py: time.time()"}
+    assert uses == {"easytune_lib/app/sweep.py: time.time()"}
 
 
 @pytest.mark.slow

@@ -13,12 +13,12 @@ import torch
 from tiny_world import StubEncoder, tiny_corpus
 
 from easytune_lib import recipes, workbench
+from easytune_lib.data.corpus import FeatureStats, MotionBatch
+from easytune_lib.data.splits import assign_roles
 from easytune_lib.metrics.judge import Judge
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, GuidedDenoiser, LatentDenoiser
-from easytune_lib.models.official.motiondiffuse import MotionDiffuse
-from easytune_lib.motion.corpus import FeatureStats, MotionBatch
-from easytune_lib.motion.roles import assign_roles
+from easytune_lib.models.motiondiffuse import MotionDiffuse
 from easytune_lib.recipes import (
     NEEDS,
     captions_of,

@@ -5,16 +5,16 @@ from functools import cache
 import torch
 from made_motion import made_motion
 
+from easytune_lib.data.corpus import Caption, Clip, Corpus
 from easytune_lib.metrics.judge import Judge
 from easytune_lib.metrics.report import Reference
 from easytune_lib.models.mdm import MDM
-from easytune_lib.motion.corpus import Caption, Clip, Corpus
 from easytune_lib.motion.features import to_features
 from easytune_lib.motion.skeleton import HUMANML3D
-from easytune_lib.protocols import Prompts, TextFeatures
 from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.seeding import stream
+from easytune_lib.types import Prompts, TextFeatures
 from easytune_lib.workbench import PromptSet, Workbench
 
 WIDTH = 384

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.schedule import NoiseSchedule
-from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
+from easytune_lib.types import Denoiser, Prompts, TextFeatures
 
 STEPS = 8
 FEATURES = 3

@@ -9,7 +9,7 @@ from torch import Tensor
 from easytune_lib.analysis.gradients import step_gradients
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.plan import GradientPlan
-from easytune_lib.protocols import Prompts, Reward
+from easytune_lib.types import Prompts, Reward
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_iter
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import Step, rollout, score_state
 from easytune_lib.plan import GradientPlan
-from easytune_lib.protocols import Prompts, Reward
+from easytune_lib.types import Prompts, Reward
 
 MIB = 2**20
 

@@ -15,7 +15,7 @@ from easytune_lib.diffusion.guidance import SelfGuided
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import Step, gain, rollout, score
 from easytune_lib.plan import GradientPlan
-from easytune_lib.protocols import Denoiser, Prompts, Reward
+from easytune_lib.types import Denoiser, Prompts, Reward
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from easytune_lib.diffusion.rollout import rollout
 from easytune_lib.diffusion.schedule import NoiseSchedule
 from easytune_lib.metrics.retrieval import r_precision
 from easytune_lib.plan import GradientPlan
-from easytune_lib.protocols import Prompts, TextFeatures
 from easytune_lib.seeding import stream
+from easytune_lib.types import Prompts, TextFeatures
 
 Encoder = Callable[[Tensor, Prompts], Tensor]
 """Physical features ``(batch, frames, features)`` to embeddings ``(batch, dim)``."""

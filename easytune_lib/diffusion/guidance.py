@@ -5,7 +5,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
+from easytune_lib.types import Denoiser, Prompts, TextFeatures
 
 _twice: WeakKeyDictionary[Prompts, tuple[TextFeatures, Prompts]] = WeakKeyDictionary()
 

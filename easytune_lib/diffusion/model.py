@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from easytune_lib.diffusion.guidance import guided
 from easytune_lib.diffusion.sampler import DDIM, Sampler
 from easytune_lib.diffusion.schedule import NoiseSchedule
-from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
+from easytune_lib.types import Denoiser, Prompts, TextFeatures
 
 
 @dataclass(frozen=True)

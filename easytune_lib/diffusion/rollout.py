@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.sampler import Randomness, RowNoise, fresh_noise
 from easytune_lib.plan import GradientPlan
-from easytune_lib.protocols import Prompts, Reward
+from easytune_lib.types import Prompts, Reward
 
 State = Literal["x0_hat", "x"]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from easytune_lib.experiments.comparison import Run, best_rates, cost_rows, summary
+from easytune_lib.experiments.compare import Run, best_rates, cost_rows, summary
 from easytune_lib.finetune.methods import DRaFT, EasyTune
 from easytune_lib.records import RunRecord
 from easytune_lib.workbench import Base, Workbench
@@ -126,14 +126,14 @@ def backbone_rows(
 ) -> list[dict[str, Any]]:
     """What each method did for a backbone: one row for the base and one a method.
 
-    Beside the columns of :func:`~easytune_lib.experiments.comparison.summary` there are
+    Beside the columns of :func:`~easytune_lib.experiments.compare.summary` there are
     ``mm_dist_percent``, by how much of the base's MM-Dist it fell, with ``_low`` and ``_high``
     of the 95 % interval; and ``saved_mib`` held for backward, for 4 prompts (none for the base).
 
     Args:
         backbone: Whose methods.
         bench: Opened for it; no weight of it is changed.
-        scores: Of :func:`~easytune_lib.experiments.comparison.base_rows` and ``score_rows``.
+        scores: Of :func:`~easytune_lib.experiments.compare.base_rows` and ``score_rows``.
         metrics: Columns of the scores; MM-Dist among them.
     """
     held = {row["method"]: row["saved_mib"] for row in cost_rows(bench, backbone.methods)}

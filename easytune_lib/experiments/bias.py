@@ -11,8 +11,8 @@ from torch.nn.functional import cosine_similarity
 from easytune_lib.analysis.gradients import gradient_bias
 from easytune_lib.finetune.loop import batches, finetune, trainable
 from easytune_lib.finetune.methods import EasyTune
-from easytune_lib.protocols import FineTuneMethod
 from easytune_lib.seeding import stream
+from easytune_lib.types import FineTuneMethod
 from easytune_lib.workbench import Workbench
 
 

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from easytune_lib.experiments.comparison import paired_rows
-from easytune_lib.experiments.speed import speedup
+from easytune_lib.experiments.compare import paired_rows
+from easytune_lib.experiments.time_to_reward import speedup
 from easytune_lib.metrics.intervals import spread
 from easytune_lib.records import RunRecord
 from easytune_lib.viz.paper import TABLE_2

@@ -13,8 +13,8 @@ from easytune_lib.analysis.cost import MIB, Rates, calibrate, cost, saved_by_ite
 from easytune_lib.diffusion.rollout import rollout
 from easytune_lib.finetune.loop import Batch, Update, finetune, trainable
 from easytune_lib.finetune.methods import DRaFT, EasyTune
-from easytune_lib.protocols import FineTuneMethod, Prompts
 from easytune_lib.seeding import stream
+from easytune_lib.types import FineTuneMethod, Prompts
 from easytune_lib.workbench import Workbench
 
 Axis = Literal["n_steps", "batch_size", "frames"]

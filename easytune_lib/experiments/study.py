@@ -33,9 +33,9 @@ from easytune_lib.metrics.report import embed_motions
 from easytune_lib.motion.features import to_motion
 from easytune_lib.motion.motion import Motion
 from easytune_lib.motion.skeleton import skeleton_of
-from easytune_lib.protocols import Prompts, Reward
 from easytune_lib.seeding import numpy_stream, stream
 from easytune_lib.storage import load_tensors, save_tensors, write_atomic
+from easytune_lib.types import Prompts, Reward
 
 Choice = Literal["left", "same", "right"]
 

@@ -17,10 +17,10 @@ from easytune_lib import distributed
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import Step, gain, rollout
 from easytune_lib.diffusion.sampler import ShareNoise
-from easytune_lib.finetune.backward import Slopes, scored, slopes
+from easytune_lib.finetune.two_phase import Slopes, scored, slopes
 from easytune_lib.plan import GradientPlan
-from easytune_lib.protocols import Denoiser, FineTuneMethod, Prompts, Reward
 from easytune_lib.seeding import stream
+from easytune_lib.types import Denoiser, FineTuneMethod, Prompts, Reward
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Tuning:
         pretraining: A loss on data, already weighted, whose gradient is added to every
             update's; for instance ``lambda rng: 1e-2 * denoising_loss(model.denoiser, ...)``.
         micro_batch: Motions that are decoded and scored at a time, which bounds memory and is
-            exact; see :func:`~easytune_lib.finetune.backward.scored`. ``None``: all of a batch.
+            exact; see :func:`~easytune_lib.finetune.two_phase.scored`. ``None``: all of a batch.
         together: Rewarded steps of a rollout that are decoded and scored as one batch, exact
             too: for a GPU that one step leaves idle. The denoiser's graphs of so many steps are
             held. Only where weights stay as they are meanwhile: ``updates`` of ``chain`` or
@@ -180,7 +180,7 @@ def finetune(
 
     Args:
         model: Only its denoiser is trained, in eval mode: no dropout in rollouts.
-        reward: Frozen; see :class:`~easytune_lib.protocols.Reward`.
+        reward: Frozen; see :class:`~easytune_lib.types.Reward`.
         batches: Prompts and noise, for instance from :func:`batches`.
         method: What is recorded and rewarded.
         optimizer: Over ``model.denoiser.parameters()``, or those that are to be tuned.

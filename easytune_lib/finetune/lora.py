@@ -7,7 +7,7 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from easytune_lib.protocols import Denoiser
+from easytune_lib.types import Denoiser
 
 
 def with_lora(

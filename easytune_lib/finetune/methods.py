@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from easytune_lib.plan import GradientPlan
-from easytune_lib.protocols import FineTuneMethod
+from easytune_lib.types import FineTuneMethod
 
 
 def recorded(method: FineTuneMethod) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.protocols import Prompts, Reward
 from easytune_lib.training import rounded
+from easytune_lib.types import Prompts, Reward
 
 
 def bf16(model: MotionDiffusion, reward: Reward) -> tuple[MotionDiffusion, Reward]:

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from easytune_lib.checkpoints import rebuilt
+from easytune_lib.data.corpus import Clip, MotionBatch
 from easytune_lib.distributed import by_rows
-from easytune_lib.motion.corpus import Clip, MotionBatch
 from easytune_lib.motion.skeleton import skeleton_of
 from easytune_lib.storage import save_tensors
 from easytune_lib.text.words import WordVectors

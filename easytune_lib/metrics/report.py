@@ -14,8 +14,8 @@ from easytune_lib.metrics.foot import foot_skate_ratio, mean_jerk
 from easytune_lib.metrics.judge import Judge
 from easytune_lib.metrics.retrieval import r_precision
 from easytune_lib.motion.features import to_joints
-from easytune_lib.protocols import Prompts
 from easytune_lib.storage import load_tensors, save_tensors
+from easytune_lib.types import Prompts
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from easytune_lib.blocks import TimeEmbedding, Transformer, patches, unpatch, with_tokens
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.schedule import NoiseSchedule
-from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
+from easytune_lib.models.blocks import TimeEmbedding, Transformer, patches, unpatch, with_tokens
+from easytune_lib.types import Denoiser, Prompts, TextFeatures
 
 
 class MDM(Denoiser):

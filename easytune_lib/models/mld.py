@@ -6,7 +6,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from easytune_lib.blocks import (
+from easytune_lib.diffusion.model import MotionDiffusion
+from easytune_lib.diffusion.sampler import LCM
+from easytune_lib.diffusion.schedule import NoiseSchedule
+from easytune_lib.models.blocks import (
     TimeEmbedding,
     Transformer,
     patches,
@@ -14,10 +17,7 @@ from easytune_lib.blocks import (
     unpatch,
     with_tokens,
 )
-from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.diffusion.sampler import LCM
-from easytune_lib.diffusion.schedule import NoiseSchedule
-from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
+from easytune_lib.types import Denoiser, Prompts, TextFeatures
 
 
 class VAE(nn.Module):

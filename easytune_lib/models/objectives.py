@@ -10,8 +10,8 @@ from easytune_lib.diffusion.guidance import SelfGuided, guided
 from easytune_lib.diffusion.schedule import NoiseSchedule
 from easytune_lib.distributed import by_rows
 from easytune_lib.models.mld import VAE
-from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
 from easytune_lib.training import Precision, rounded
+from easytune_lib.types import Denoiser, Prompts, TextFeatures
 
 
 def denoising_loss(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.protocols import Denoiser, Prompts
+from easytune_lib.types import Denoiser, Prompts
 
 Call = Callable[[nn.Module, Tensor, Tensor, Prompts], Tensor]
 """``(network, x_t, t, prompts) -> prediction``; see :class:`Wrapped`."""

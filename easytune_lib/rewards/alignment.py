@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from easytune_lib.diffusion.schedule import NoiseSchedule
-from easytune_lib.protocols import Prompts, TextFeatures
 from easytune_lib.rewards.spm import SPM
+from easytune_lib.types import Prompts, TextFeatures
 
 
 class AlignmentReward:
@@ -49,7 +49,7 @@ class AlignmentReward:
         prompts: Prompts,
         t: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """One score a motion; see :class:`~easytune_lib.protocols.Reward`.
+        """One score a motion; see :class:`~easytune_lib.types.Reward`.
 
         Raises:
             ValueError: ``motion`` is not padded to ``prompts.frames``.

@@ -19,7 +19,7 @@ from torch import Tensor
 from easytune_lib.metrics.foot import mean_jerk
 from easytune_lib.motion.features import to_joints
 from easytune_lib.motion.skeleton import HUMANML3D, Skeleton
-from easytune_lib.protocols import Prompts
+from easytune_lib.types import Prompts
 
 
 def joints_of(

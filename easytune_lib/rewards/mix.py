@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from easytune_lib.protocols import Prompts, Reward
+from easytune_lib.types import Prompts, Reward
 
 Function = Callable[[Tensor, Prompts, Tensor | None], Tensor]
-"""``(motion, prompts, t) -> (batch,)``, as of :class:`~easytune_lib.protocols.Reward`."""
+"""``(motion, prompts, t) -> (batch,)``, as of :class:`~easytune_lib.types.Reward`."""
 
 
 class Mix:

@@ -8,11 +8,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from easytune_lib.data.corpus import Clip, MotionBatch, draw_balanced
 from easytune_lib.distributed import by_rows
-from easytune_lib.motion.corpus import Clip, MotionBatch, draw_balanced
-from easytune_lib.protocols import Prompts, TextFeatures
 from easytune_lib.rewards.alignment import AlignmentReward
-from easytune_lib.rewards.objective import (
+from easytune_lib.rewards.losses import (
     LAPTOP,
     MIXED,
     CaptionFeatures,
@@ -24,6 +23,7 @@ from easytune_lib.rewards.objective import (
 )
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.training import Objective
+from easytune_lib.types import Prompts, TextFeatures
 
 
 @dataclass(frozen=True)

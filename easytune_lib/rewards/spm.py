@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from easytune_lib.blocks import TimeEmbedding, Transformer, patches, unpatch, with_tokens
-from easytune_lib.protocols import TextFeatures
+from easytune_lib.models.blocks import TimeEmbedding, Transformer, patches, unpatch, with_tokens
+from easytune_lib.types import TextFeatures
 
 Gaussian = tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]
 """Mean and log-variance."""

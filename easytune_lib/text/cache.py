@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from easytune_lib.protocols import TextEncoder, TextFeatures
 from easytune_lib.storage import load_tensors, save_tensors
+from easytune_lib.types import TextEncoder, TextFeatures
 
 PARTS = ("sentence", "tokens", "token_mask")
 

@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from easytune_lib.checkpoints import read_checkpoint
-from easytune_lib.protocols import TextFeatures
 from easytune_lib.text.hub import DENSE, find_text_model, name_text_model
+from easytune_lib.types import TextFeatures
 
 BATCH = 64  # captions a forward pass
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from easytune_lib.protocols import TextEncoder, TextFeatures
+from easytune_lib.types import TextEncoder, TextFeatures
 
 
 class CaptionTable:

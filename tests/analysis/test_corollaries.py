@@ -12,10 +12,10 @@ from easytune_lib.analysis.gradients import gradient_bias, reward_gradient
 from easytune_lib.finetune.methods import DRaFT, DRTune
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, LatentDenoiser, mld
-from easytune_lib.protocols import Prompts
 from easytune_lib.recipes import load_network
 from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.spm import SPM
+from easytune_lib.types import Prompts
 from easytune_lib.workbench import WEIGHTS
 
 pytestmark = pytest.mark.slow

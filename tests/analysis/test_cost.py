@@ -23,7 +23,7 @@ from easytune_lib.analysis.cost import (
 )
 from easytune_lib.finetune.loop import Tuning, batches, finetune
 from easytune_lib.finetune.methods import AlignProp, DRaFT, DRaFTLV, DRTune, EasyTune, ReFL
-from easytune_lib.protocols import Denoiser
+from easytune_lib.types import Denoiser
 
 
 def test_counts_each_storage_once_and_no_parameters():

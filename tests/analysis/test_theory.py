@@ -9,7 +9,7 @@ from toy import rng, text, toy
 from easytune_lib.analysis.gradients import gradient_bias, reward_gradient
 from easytune_lib.analysis.theory import ShiftChain, convergence, convergence_bound
 from easytune_lib.plan import GradientPlan
-from easytune_lib.protocols import Denoiser, Prompts
+from easytune_lib.types import Denoiser, Prompts
 
 
 class Shift(Denoiser):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from browser_lab import BOOKS, ROOT, SHOTS, lab
 
-from easytune_lib.batch.browser import chromium, missing
+from benchmarks.player import chromium, missing
 
 HERE = Path(__file__).parent
 

@@ -13,8 +13,8 @@ import pytest
 from browser_lab import BOOKS, ROOT, SHOTS, Notebook, worries
 from PIL import Image
 
-from easytune_lib.batch.browser import QUICK_PLAYER, bench_player
-from easytune_lib.batch.page import write_site
+from benchmarks.player import QUICK_PLAYER, bench_player
+from easytune_lib.app.page import write_site
 
 
 @pytest.mark.parametrize(("dark", "scale"), [(False, 1), (True, 2)])

@@ -5,7 +5,7 @@ import torch
 from toy import text, toy
 
 from easytune_lib.diffusion.guidance import guided, twice
-from easytune_lib.protocols import Prompts, TextFeatures
+from easytune_lib.types import Prompts, TextFeatures
 
 
 @pytest.fixture(params=["epsilon", "x0"])

@@ -10,7 +10,7 @@ from easytune_lib.diffusion.rollout import rollout, sample, score
 from easytune_lib.diffusion.sampler import DDIM, LCM
 from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL
 from easytune_lib.plan import GradientPlan
-from easytune_lib.protocols import Prompts
+from easytune_lib.types import Prompts
 
 METHODS = [DRaFT(3), DRaFT(STEPS), EasyTune(4), EasyTune(STEPS), ReFL(4), AlignProp(), DRTune(4, 3)]
 ALL, LAST = frozenset(range(STEPS)), frozenset({STEPS - 1})

@@ -30,9 +30,9 @@ from easytune_lib.experiments.study import (
     tally,
     votes_by_score,
 )
-from easytune_lib.protocols import Prompts
 from easytune_lib.seeding import stream
 from easytune_lib.storage import save_tensors
+from easytune_lib.types import Prompts
 
 PAIRS = 12
 EVIL = '=HYPERLINK("http://x")<script>'

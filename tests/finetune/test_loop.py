@@ -21,7 +21,7 @@ from easytune_lib.finetune.methods import (
     EasyTune,
     ReFL,
 )
-from easytune_lib.protocols import Prompts
+from easytune_lib.types import Prompts
 
 METHODS = [
     DRaFT(1),

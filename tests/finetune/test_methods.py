@@ -22,7 +22,7 @@ from easytune_lib.finetune.methods import (
     ReFL,
     recorded,
 )
-from easytune_lib.protocols import Denoiser, FineTuneMethod, Prompts
+from easytune_lib.types import Denoiser, FineTuneMethod, Prompts
 
 METHODS = [
     DRaFT(1), DRaFT(3), DRaFT(STEPS), EasyTune(1), EasyTune(4), EasyTune(STEPS),

@@ -12,7 +12,7 @@ from easytune_lib.analysis.gradients import reward_gradient
 from easytune_lib.finetune.loop import batches, finetune
 from easytune_lib.finetune.methods import DRaFT, EasyTune
 from easytune_lib.finetune.precision import bf16
-from easytune_lib.protocols import Prompts
+from easytune_lib.types import Prompts
 
 
 @pytest.fixture(params=["epsilon", "x0"])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from easytune_lib.data.corpus import Caption, Clip
 from easytune_lib.metrics.judge import WORD_DIM, Judge, false_negatives, judge_objective
-from easytune_lib.motion.corpus import Caption, Clip
 from easytune_lib.seeding import stream
 from easytune_lib.storage import save_tensors
 from easytune_lib.training import TrainingPlan, train

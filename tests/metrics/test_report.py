@@ -15,8 +15,8 @@ from easytune_lib.metrics.report import (
     evaluate,
     score,
 )
-from easytune_lib.protocols import Prompts, TextFeatures
 from easytune_lib.seeding import stream
+from easytune_lib.types import Prompts, TextFeatures
 
 COUNT, DIM = 80, 8
 

@@ -6,9 +6,9 @@ import torch
 from easytune_lib.checkpoints import fit
 from easytune_lib.diffusion.rollout import sample
 from easytune_lib.models.mdm import MDM
-from easytune_lib.protocols import Prompts, TextFeatures
 from easytune_lib.seeding import stream
 from easytune_lib.storage import load_tensors, save_tensors
+from easytune_lib.types import Prompts, TextFeatures
 
 SMALL = {"features": 6, "dim": 16, "layers": 2, "patch": 2, "text_dim": 5, "max_frames": 16}
 

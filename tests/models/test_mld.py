@@ -6,9 +6,9 @@ import torch
 from easytune_lib.checkpoints import fit
 from easytune_lib.diffusion.rollout import sample
 from easytune_lib.models.mld import VAE, GuidedDenoiser, LatentDenoiser, mld, motionlcm
-from easytune_lib.protocols import Prompts, TextFeatures
 from easytune_lib.seeding import stream
 from easytune_lib.storage import load_tensors, save_tensors
+from easytune_lib.types import Prompts, TextFeatures
 
 VAE_SIZE = {
     "features": 6, "dim": 16, "layers": 3, "latents": 2, "latent_dim": 8, "patch": 2,

@@ -7,8 +7,8 @@ from torch.distributions import Normal, kl_divergence
 from easytune_lib.diffusion.schedule import NoiseSchedule
 from easytune_lib.models.mld import VAE
 from easytune_lib.models.objectives import consistency_loss, denoising_loss, vae_loss
-from easytune_lib.protocols import Denoiser, Prompts, TextFeatures
 from easytune_lib.seeding import stream
+from easytune_lib.types import Denoiser, Prompts, TextFeatures
 
 SCHEDULE = NoiseSchedule.cosine(100)
 LENGTHS = torch.tensor([8, 4, 12, 2])

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from easytune_lib.motion.corpus import Caption, Clip, MotionBatch
-from easytune_lib.protocols import Prompts, TextFeatures
+from easytune_lib.data.corpus import Caption, Clip, MotionBatch
 from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.spm import SPM
+from easytune_lib.types import Prompts, TextFeatures
 
 FEATURES, WIDTH, COUNT = 6, 8, 16
 

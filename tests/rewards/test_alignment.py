@@ -3,8 +3,8 @@ import torch
 from torch.nn import functional as F
 
 from easytune_lib.diffusion.schedule import NoiseSchedule
-from easytune_lib.protocols import Prompts, Reward
 from easytune_lib.rewards.alignment import AlignmentReward
+from easytune_lib.types import Prompts, Reward
 
 
 def test_scores_are_cosines_and_do_not_vary(spm, batch, prompts):

@@ -6,7 +6,6 @@ from torch import Tensor
 from easytune_lib.metrics.foot import mean_jerk
 from easytune_lib.motion.features import to_features, to_joints
 from easytune_lib.motion.skeleton import HUMANML3D, KIT
-from easytune_lib.protocols import Prompts, Reward, TextFeatures
 from easytune_lib.rewards.kinematic import (
     BoneLengthDrift,
     FloorPenetration,
@@ -17,6 +16,7 @@ from easytune_lib.rewards.kinematic import (
 )
 from easytune_lib.rewards.mix import gradient_error
 from easytune_lib.seeding import stream
+from easytune_lib.types import Prompts, Reward, TextFeatures
 
 AT = HUMANML3D.groups
 ALL = (

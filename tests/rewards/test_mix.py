@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from easytune_lib.protocols import Prompts, Reward
 from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.mix import FromFunction, Mix, MotionSimilarity, gradient_error
 from easytune_lib.seeding import stream
+from easytune_lib.types import Prompts, Reward
 
 
 def squares(motion: Tensor, prompts: Prompts, t: Tensor | None = None) -> Tensor:

@@ -5,8 +5,8 @@ from itertools import islice, pairwise
 import pytest
 import torch
 
-from easytune_lib.motion.corpus import MotionBatch
-from easytune_lib.rewards.objective import SPMLoss, spm_objective
+from easytune_lib.data.corpus import MotionBatch
+from easytune_lib.rewards.losses import SPMLoss, spm_objective
 from easytune_lib.rewards.spl import (
     SPL,
     OfficialSPL,

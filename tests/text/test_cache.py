@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from easytune_lib.protocols import TextEncoder, TextFeatures
 from easytune_lib.text.cache import CachedEncoder, cache_folder
+from easytune_lib.types import TextEncoder, TextFeatures
 
 
 class Letters:

@@ -8,9 +8,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from easytune_lib.protocols import TextEncoder, TextFeatures
 from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.text.encoders import BATCH, HubEncoder, MiniLM, check_sha256
+from easytune_lib.types import TextEncoder, TextFeatures
 
 WALK, AHEAD, DOG = "a person walks forward", "someone is walking ahead", "a dog barks"
 LONG = "a man slowly lowers himself to the floor, crawls ahead on all fours and gets up again"

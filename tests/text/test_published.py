@@ -12,14 +12,14 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from easytune_lib.extras.official.mld import OfficialMLD
+from easytune_lib.extras.official.open import open_checkpoint
 from easytune_lib.finetune.loop import batches, finetune
 from easytune_lib.finetune.methods import EasyTune
-from easytune_lib.models.official.mld import OfficialMLD
-from easytune_lib.models.official.open import open_checkpoint
-from easytune_lib.protocols import Prompts
 from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.text.encoders import PUBLISHED, HubEncoder, published_encoder
 from easytune_lib.text.table import CaptionTable
+from easytune_lib.types import Prompts
 
 WALK, DOG = "a person walks forward", "a dog barks"
 LONG = " ".join([WALK] * 30)

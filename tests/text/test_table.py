@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from easytune_lib.protocols import TextFeatures
 from easytune_lib.text.table import CaptionTable
+from easytune_lib.types import TextFeatures
 
 
 class Letters:

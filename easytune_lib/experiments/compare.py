@@ -1,0 +1,631 @@
+"""Fine-tuning methods against each other: one resumable run a method, rate and seed.
+
+All runs share base model, reward, prompts, noise and batch size; a run ends when its budget
+of seconds (or of updates) is spent. The judge speaks only before and after.
+"""
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from copy import deepcopy
+from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
+from itertools import islice
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from threading import Thread
+from typing import Any, Literal, cast
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from easytune_lib import distributed
+from easytune_lib.analysis.cost import measure
+from easytune_lib.beacon import tell
+from easytune_lib.checkpoints import fit, read_checkpoint
+from easytune_lib.diffusion.model import MotionDiffusion
+from easytune_lib.finetune.loop import (
+    Anchor,
+    Tuning,
+    Update,
+    batches,
+    cosine,
+    finetune,
+    trainable,
+)
+from easytune_lib.finetune.lora import merged, with_lora
+from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL, recorded
+from easytune_lib.finetune.precision import bf16
+from easytune_lib.metrics.intervals import spread
+from easytune_lib.recipes import VAES, RewardNoise
+from easytune_lib.records import RunRecord, run_id
+from easytune_lib.seeding import stream
+from easytune_lib.storage import (
+    load_tensors,
+    pack_optimizer,
+    part,
+    save_tensors,
+    unpack_optimizer,
+)
+from easytune_lib.training import Precision
+from easytune_lib.types import Denoiser, FineTuneMethod
+from easytune_lib.workbench import WEIGHTS, Base, Workbench, ceiling, judged, open_workbench
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run is; equal runs have equal ids and are done once.
+
+    Raises:
+        ValueError: Not exactly one of the budgets ``seconds`` and ``updates`` is given.
+    """
+
+    base: Base
+    weights: str  # digest of the bench's files, so that records of other weights never mix
+    label: str  # the method's name in figures
+    method: FineTuneMethod
+    lr: float
+    seed: int  # of prompts, noise and the method's choices
+    seconds: float = 0.0  # CPU seconds of fine-tuning, evaluation not counted; 0 = no limit
+    updates: int = 0  # optimizer steps; 0 = no limit
+    batch_size: int = 32
+    n_steps: int = 50
+    splits: tuple[str, ...] = ("test",)  # prompts that the judge sees
+    noise_seeds: int = 2  # generations a prompt
+    prompts: int = 0  # at most so many a split; 0 = all
+    _: KW_ONLY  # options, off by default
+    anchor: float = 0.0  # weight of the distance from the base; see Anchor
+    reward: RewardNoise = "features"  # what the reward learned to read through
+    max_norm: float = 1.0  # gradients are clipped to it; a small one makes all of one norm
+    accumulate: int = 1  # gradients an update; see Tuning
+    schedule: Literal["constant", "cosine"] = "constant"  # of the rate, over the budget spent
+    ema: float = 0.0  # the average of the weights that is judged forgets at this rate; 0 = none
+    lora: int = 0  # rank of adapters on attention, which alone are tuned; 0 = all weights are
+    precision: Precision = "float32"  # of matrix products; see bf16
+    guidance: float | None = None  # scale; None: the backbone's own
+    folder: str = ""  # of the weights, as `easytune train` writes it; "": those that are shipped
+
+    def __post_init__(self) -> None:
+        if (self.seconds > 0) == (self.updates > 0):
+            raise ValueError(
+                f"a run needs one budget, got seconds={self.seconds} and updates={self.updates}"
+            )
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """As recorded; an option of a run or a method is left out where it is off.
+
+        Where weights lie is no part of it, since ``weights`` says which they are.
+        """
+        given = asdict(self) | {"method": recorded(self.method), "folder": ""}
+        off = {f.name: f.default for f in fields(self) if f.kw_only}
+        return {key: value for key, value in given.items() if off.get(key) != value}
+
+    @property
+    def record_id(self) -> str:
+        """The folder of this run's record."""
+        return run_id("finetune", self.parameters)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    label: str
+    seed: int
+    updates: int
+    reward: float
+    seconds: float
+    fraction: float  # of the budget
+
+    @property
+    def eta(self) -> float:
+        """CPU seconds to go."""
+        return self.seconds * (1 - self.fraction) / max(self.fraction, 1e-9)
+
+
+def contestants(n_steps: int) -> dict[str, FineTuneMethod]:
+    """The methods of the comparison by their names in figures, for trajectories of ``n_steps``.
+
+    EasyTune as the paper states it rewards every step; two leaner readings of the same equations
+    stand beside it. The others are set as Tan et al. set them, and DRaFT and ReFL in proportion
+    to the steps.
+    """
+    return {
+        "EasyTune": EasyTune(n_steps),
+        "EasyTune (strided)": EasyTune(n_steps // 5, steps="strided"),
+        "EasyTune (random step)": EasyTune(1, steps="random"),
+        "DRaFT-10": DRaFT(10),
+        f"DRaFT-{n_steps}": DRaFT(n_steps),
+        "AlignProp": AlignProp(0.5),
+        "DRTune": DRTune(10, 5),
+        "ReFL": ReFL(n_steps // 5),
+    }
+
+
+def tuned(
+    bench: Workbench,
+    run: Run,
+    scratch: Path,
+    save_every: float = 20.0,
+    device: torch.device | str = "cpu",
+) -> Iterator[Progress]:
+    """Fine-tune and judge; writes record and tuned weights to ``scratch/<run id>``.
+
+    Several processes tune as one, if each is given the same; the first of them judges and writes.
+
+    A run whose record exists is done: nothing is yielded. A killed run goes on from the last
+    whole batch that it saved.
+
+    Args:
+        bench: With the weights that the run is for.
+        run: What to do.
+        scratch: For the record, the tuned weights and, until then, the state of the run.
+        save_every: CPU seconds between two such states, at least.
+        device: Where it is tuned; it is judged where the bench is.
+
+    Raises:
+        ValueError: The bench has other weights, or not the prompts that are to be judged.
+    """
+    if _record(run, scratch) is not None:
+        return
+    if run.weights != bench.digest:
+        raise ValueError(f"the run is for weights {run.weights}, the bench has {bench.digest}")
+    path = scratch / run.record_id / "tuned.safetensors"
+    if not path.exists():
+        yield from _tune(bench, run, path, save_every, torch.device(device))
+    _, config = load_tensors(path)
+    if distributed.leads():
+        record = finished_record(bench, load_tuned(bench, run, scratch), run, config["curve"])
+        record.save(scratch)
+
+
+def _tune(
+    bench: Workbench, run: Run, path: Path, save_every: float, device: torch.device
+) -> Iterator[Progress]:
+    """Spend the budget, and write tuned weights and curve to ``path``."""
+    base, reward, pool = bench.model, bench.reward, bench.prompts["finetune"].prompts
+    if device.type != "cpu":
+        base, reward, pool = base.to(device), cast(Any, reward).to(device), pool.to(device)
+    model = trainable(replace(base, n_steps=run.n_steps))
+    if run.lora:
+        adapted = with_lora(base.denoiser, stream(run.seed, "lora"), run.lora, float(run.lora))
+        model = replace(model, denoiser=adapted)
+    denoiser = model.denoiser
+    if run.precision == "bf16":
+        model, reward = bf16(model, reward)
+    weights = [weight for weight in denoiser.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=run.lr, weight_decay=0.0, fused=True)
+    forget = get_ema_multi_avg_fn(run.ema)
+    average = AveragedModel(denoiser, multi_avg_fn=forget) if run.ema else None
+    state = path.with_name("state.safetensors")
+    curve, start, spent = resume_state(state, denoiser, optimizer, average)
+    began, saved_at = time.process_time() - spent, spent
+    given = batches(model, pool, run.batch_size, run.seed, start)
+    anchor = Anchor(base, run.anchor) if run.anchor else None
+    tuning = Tuning(run.accumulate, average=average)
+    _set_rate(optimizer, run, _spent(run, curve))
+    for update in finetune(
+        model, reward, given, run.method, optimizer, run.max_norm, anchor, tuning
+    ):
+        elapsed = distributed.agreed(time.process_time() - began)
+        curve["reward"].append(update.reward)
+        curve["seconds"].append(elapsed)
+        curve["grad_norm"].append(update.grad_norm)
+        curve["step"].append(float(update.step))
+        count, fraction = len(curve["reward"]), _spent(run, curve)
+        _set_rate(optimizer, run, fraction)
+        yield Progress(run.label, run.seed, count, update.reward, elapsed, min(fraction, 1.0))
+        if fraction >= 1:
+            break
+        if update.last and elapsed - saved_at > save_every:
+            saved_at = elapsed
+            if distributed.leads():
+                save_state(state, denoiser, optimizer, curve, update.batch + 1, elapsed, average)
+    final: Any = denoiser if average is None else average.module
+    final = merged(final) if run.lora else final
+    network = getattr(final, "config", {})
+    config = {"run": run.parameters, "network": network, "curve": curve}
+    if distributed.leads():
+        save_tensors(path, final.state_dict(), config)
+        state.unlink(missing_ok=True)
+    distributed.wait_for_all()  # the file is there for each of them
+
+
+def _spent(run: Run, curve: dict[str, list[float]]) -> float:
+    """The fraction of its budget that a run has spent."""
+    if run.updates:
+        return len(curve["reward"]) / run.updates
+    return curve["seconds"][-1] / run.seconds if curve["seconds"] else 0.0
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, run: Run, fraction: float) -> None:
+    """The rate of the next update, of a run that has spent ``fraction`` of its budget."""
+    factor = cosine(fraction) if run.schedule == "cosine" else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = factor * run.lr
+
+
+def finished_record(
+    bench: Workbench, model: MotionDiffusion, run: Run, curve: dict[str, list[float]]
+) -> RunRecord:
+    """The record of a tuned (or untouched) model: its curve and what the judge says.
+
+    Args:
+        bench: Whose judge and prompts.
+        model: What is judged.
+        run: Says on which splits, prompts and noise.
+        curve: Reward, seconds, gradient norm and step of each update; may be empty.
+    """
+    rows = [
+        {"split": split} | row
+        for split in run.splits
+        for row in judged(bench, model, split, range(run.noise_seeds), run.prompts)
+    ]
+    curve = dict(curve)
+    seconds = curve.pop("seconds", [0.0])
+    return RunRecord(
+        name="finetune",
+        parameters=run.parameters,
+        metrics={"updates": len(curve["reward"])} if curve.get("reward") else {"updates": 0},
+        series=curve,
+        tables={"scores": rows},
+        machine={"seconds": seconds, "threads": torch.get_num_threads()},
+    )
+
+
+def load_tuned(bench: Workbench, run: Run, scratch: Path) -> MotionDiffusion:
+    """The model that a finished run left.
+
+    Raises:
+        ValueError: There are no such weights in ``scratch``, or they do not fit the bench.
+    """
+    tuned = with_weights(bench.model, scratch / run.record_id / "tuned.safetensors")
+    return replace(tuned, n_steps=run.n_steps)
+
+
+def with_weights(model: MotionDiffusion, file: Path | str) -> MotionDiffusion:
+    """The same with a copy of its denoiser that has the weights in a file.
+
+    Raises:
+        ValueError: The file cannot be read, or holds another network; says what.
+    """
+    denoiser = deepcopy(model.denoiser)
+    fit(denoiser, read_checkpoint(file), file)
+    return replace(model, denoiser=denoiser)
+
+
+def save_state(
+    path: Path,
+    denoiser: Denoiser,
+    optimizer: torch.optim.Optimizer,
+    curve: dict[str, list[Any]],
+    batch: int,
+    spent: float,
+    average: AveragedModel | None = None,
+) -> None:
+    """Write all that a fine-tuning needs to go on from ``batch``, atomically."""
+    tensors = {f"network.{name}": value for name, value in denoiser.state_dict().items()}
+    tensors |= pack_optimizer(optimizer)
+    if average is not None:
+        tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
+    save_tensors(path, tensors, {"curve": curve, "batch": batch, "spent": spent})
+
+
+def resume_state(
+    path: Path,
+    denoiser: Denoiser,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel | None = None,
+) -> tuple[dict[str, list[Any]], int, float]:
+    """What :func:`save_state` wrote, into what it was of; a fresh start where nothing is.
+
+    Returns:
+        The curve so far, the next batch, and the seconds spent.
+    """
+    if not path.exists():
+        return {"reward": [], "seconds": [], "grad_norm": [], "step": []}, 0, 0.0
+    tensors, config = load_tensors(path)
+    fit(denoiser, part(tensors, "network."), path)
+    unpack_optimizer(optimizer, tensors)
+    if average is not None:
+        fit(average, part(tensors, "average."), path)
+    return config["curve"], config["batch"], config["spent"]
+
+
+def run_all(
+    planned: Sequence[Run],
+    scratch: Path,
+    report: Callable[[str], None],
+    workers: int = 1,
+) -> list[RunRecord]:
+    """Do the runs that are not done yet, and return all records, in order.
+
+    Args:
+        planned: Runs of one or several bases.
+        scratch: For records, tuned weights and the state of runs under way.
+        report: Is given a line when a run begins or ends, with the time left.
+        workers: Processes of one thread each, so that all runs compute at the same pace.
+
+    Raises:
+        ValueError: A run failed; the others are done first.
+    """
+    missing = [run for run in planned if _record(run, scratch) is None]
+    done, began = len(planned) - len(missing), time.monotonic()
+    report(f"{done} of {len(planned)} runs are done already, {len(missing)} to go")
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
+        futures = {pool.submit(_work, run, scratch): run for run in missing}
+        for count, future in enumerate(as_completed(futures), 1):
+            run = futures[future]
+            future.result()
+            left = (time.monotonic() - began) / count * (len(missing) - count)
+            report(
+                f"[{done + count}/{len(planned)}] {run.base} {run.label}, lr {run.lr:g}, "
+                f"seed {run.seed}: done, {left / 60:.1f} min left"
+            )
+    return [RunRecord.load(scratch / run.record_id) for run in planned]
+
+
+def end_with_parent() -> None:
+    """Let this process end where the one that started it does, killed kernels among them."""
+    parent = parent_process()
+    assert parent is not None, "only a process that another started has a parent"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
+
+
+def _record(run: Run, scratch: Path) -> RunRecord | None:
+    return RunRecord.find(scratch, "finetune", run.parameters)
+
+
+def _work(run: Run, scratch: Path) -> None:
+    torch.set_num_threads(1)
+    folder = Path(run.folder) if run.folder else WEIGHTS
+    bench = open_workbench(run.base, run.n_steps, run.guidance, folder, run.reward)
+    for at in tuned(bench, run, scratch):
+        tell(at.fraction, reward=at.reward, updates=float(at.updates))
+
+
+def score_rows(planned: Sequence[Run], records: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """What the judge said: one row a run, split and noise seed."""
+    return [
+        {"method": run.label, "seed": run.seed, "lr": run.lr, **row}
+        for run, record in zip(planned, records, strict=True)
+        for row in record.tables["scores"]
+    ]
+
+
+def base_rows(
+    bench: Workbench, splits: Sequence[str], noise_seeds: int, prompts: int = 0
+) -> list[dict[str, Any]]:
+    """What the judge says of the untouched base, under the same noise.
+
+    Args:
+        bench: Whose base.
+        splits: As of the runs.
+        noise_seeds: Generations a prompt, as of the runs.
+        prompts: At most so many a split, as of the runs.
+    """
+    return [
+        {"method": "base", "seed": 0, "lr": 0.0, "split": split} | row
+        for split in splits
+        for row in judged(bench, bench.model, split, range(noise_seeds), prompts)
+    ]
+
+
+def ceiling_rows(bench: Workbench, splits: Sequence[str], prompts: int = 0) -> list[dict[str, Any]]:
+    """What the judge says of real motion and, for a latent model, of the VAE's reconstruction.
+
+    Args:
+        bench: Whose judge and prompts.
+        splits: As of the runs.
+        prompts: As of the runs.
+    """
+    kinds = ("real", "VAE") if VAES.get(bench.base) == "vae" else ("real",)
+    return [
+        {"method": kind, "split": split} | ceiling(bench, kind, split, prompts)
+        for split in splits
+        for kind in kinds
+    ]
+
+
+def summary(
+    rows: Sequence[dict[str, Any]], split: str, metrics: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Mean of each metric, and the gain over the base with its 95 % interval over seeds.
+
+    Every training seed is judged under the noise that the base was judged under, so the gain
+    of a seed is paired. With one training seed there is no interval: both ends are ``None``.
+
+    Args:
+        rows: Of :func:`base_rows` and :func:`score_rows`.
+        split: Which of the rows.
+        metrics: Which columns, for instance ``("r1", "fid")``.
+    """
+    seeds = seed_rows(rows, split)
+    (base,) = (row for row in seeds if row["method"] == "base")
+    result = []
+    for method in dict.fromkeys(row["method"] for row in seeds):
+        own = [row for row in seeds if row["method"] == method]
+        line: dict[str, Any] = {"method": method, "split": split, "seeds": len(own)}
+        for metric in metrics:
+            gains = [row[metric] - base[metric] for row in own]
+            gain, low, high = spread(gains)
+            line |= {
+                metric: _mean([row[metric] for row in own]),
+                f"{metric}_gain": gain,
+                f"{metric}_gain_low": low,
+                f"{metric}_gain_high": high,
+            }
+        result.append(line)
+    return result
+
+
+def paired_rows(
+    rows: Sequence[dict[str, Any]], split: str, rival: str, metrics: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Each method's difference from ``rival``, seed by seed, with its 95 % interval over seeds.
+
+    Seeds are paired, since they share prompts and noise in training and before the judge. Those
+    that one of the two lacks are left out; with a single one both ends are ``None``.
+
+    Args:
+        rows: Of :func:`score_rows`.
+        split: Which of the rows.
+        rival: A method.
+        metrics: Which columns, for instance ``("r1", "mm_dist")``.
+
+    Raises:
+        ValueError: There are no rows of the rival.
+    """
+    seeds = {(row["method"], row["seed"]): row for row in seed_rows(rows, split)}
+    theirs = {seed: row for (method, seed), row in seeds.items() if method == rival}
+    if not theirs:
+        raise ValueError(
+            f"no rows of {rival!r} on {split}: there are {sorted({m for m, _ in seeds})}"
+        )
+    result = []
+    for method in dict.fromkeys(method for method, _ in seeds if method not in ("base", rival)):
+        both = [seed for seed in theirs if (method, seed) in seeds]
+        line: dict[str, Any] = {
+            "method": method,
+            "rival": rival,
+            "split": split,
+            "seeds": len(both),
+        }
+        for metric in metrics:
+            apart = [seeds[method, seed][metric] - theirs[seed][metric] for seed in both]
+            line[metric], line[f"{metric}_low"], line[f"{metric}_high"] = spread(apart)
+        result.append(line)
+    return result
+
+
+def curve_rows(
+    planned: Sequence[Run], records: Sequence[RunRecord]
+) -> tuple[list[dict[str, Any]], list[list[float]]]:
+    """Training reward of each update, one row a run; and the CPU seconds at each update."""
+    rows = [
+        {
+            "method": run.label,
+            "seed": run.seed,
+            "reward": [round(value, 4) for value in record.series["reward"]],
+        }
+        for run, record in zip(planned, records, strict=True)
+    ]
+    return rows, [[round(t, 2) for t in record.machine["seconds"]] for record in records]
+
+
+def seed_rows(rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, Any]]:
+    """One row a method and training seed: the mean over noise seeds of every metric."""
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["split"] == split:
+            groups[row["method"], row["seed"]].append(row)
+    metrics = [k for k, v in rows[0].items() if isinstance(v, float) and k != "lr"]
+    return [
+        {"method": method, "seed": seed}
+        | {metric: _mean([row[metric] for row in group]) for metric in metrics}
+        for (method, seed), group in groups.items()
+    ]
+
+
+def best_rates(
+    planned: Sequence[Run],
+    records: Sequence[RunRecord],
+    metric: str = "mm_dist",
+    earlier: Sequence[dict[str, Any]] = (),
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """For each method the rate with the lowest mean ``metric``, and all that was tried.
+
+    Meant for runs judged on validation prompts; the judge's MM-Dist moves where R-precision
+    of an easy split is saturated.
+
+    Args:
+        planned: Runs of each method and rate; the mean is over seeds and noise.
+        records: Of :func:`run_all`, in the same order.
+        metric: A column of the judge's scores of which less is better.
+        earlier: What a search under the same budget tried, so that a grid may be widened; rows
+            of methods and rates that are tried now, or of other seeds, are left out.
+    """
+    tried = score_rows(planned, records)
+    again = {(row["method"], row["lr"]) for row in tried}
+    seeds = {row["seed"] for row in tried}
+    tried += [
+        row for row in earlier if row["seed"] in seeds and (row["method"], row["lr"]) not in again
+    ]
+    found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in tried:
+        found[row["method"]][row["lr"]].append(row[metric])
+    best = {m: min(rates, key=lambda lr: _mean(rates[lr])) for m, rates in found.items()}
+    return best, tried
+
+
+def cost_rows(
+    bench: Workbench, methods: Mapping[str, FineTuneMethod], batch_size: int = 4, seed: int = 0
+) -> list[dict[str, Any]]:
+    """What one batch of each method costs: memory held by autograd, and seconds an update.
+
+    ``saved_mib`` and ``updates`` repeat exactly; seconds are this machine's.
+
+    Args:
+        bench: Whose base, reward and prompts; no weight of it is changed.
+        methods: By label.
+        batch_size: Prompts.
+        seed: Of prompts, noise and the methods' choices.
+    """
+    model = trainable(bench.model)
+    still = torch.optim.SGD(model.denoiser.parameters(), lr=0.0)
+
+    def once(method: FineTuneMethod) -> Callable[[], Iterator[Update]]:
+        pool = bench.prompts["finetune"].prompts
+        return lambda: finetune(
+            model, bench.reward, islice(batches(model, pool, batch_size, seed), 1), method, still
+        )
+
+    costs = {label: measure(once(method)) for label, method in methods.items()}
+    return [
+        {
+            "base": bench.base,
+            "method": label,
+            "batch_size": batch_size,
+            "n_steps": model.n_steps,
+            "saved_mib": cost.saved_mib,
+            "updates": cost.updates_per_trajectory,
+            "cpu_seconds": cost.cpu_seconds,
+            "wall_seconds": cost.wall_seconds,
+        }
+        for label, cost in costs.items()
+    ]
+
+
+def memory_by_k(
+    bench: Workbench, counts: Sequence[int], batch_size: int = 4, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Memory against the number of recorded steps: flat for EasyTune, linear for DRaFT.
+
+    Args:
+        bench: As of :func:`cost_rows`; the other arguments too.
+        counts: Recorded steps, each 1 to the bench's ``n_steps``.
+        batch_size: Prompts.
+        seed: Of prompts and noise.
+    """
+    methods = {f"{kind.__name__}|{k}": kind(k) for kind in (EasyTune, DRaFT) for k in counts}
+    return [
+        {
+            "base": row["base"],
+            "method": row["method"].split("|")[0],
+            "steps": int(row["method"].split("|")[1]),
+            "saved_mib": row["saved_mib"],
+        }
+        for row in cost_rows(bench, methods, batch_size, seed)
+    ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
