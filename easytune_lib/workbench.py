@@ -13,10 +13,11 @@ from torch import Tensor
 
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import sample
+from easytune_lib.metrics import report
 from easytune_lib.metrics.distribution import multimodality
 from easytune_lib.metrics.intervals import bootstrap
 from easytune_lib.metrics.judge import Judge
-from easytune_lib.metrics.report import Reference, embed_motions, evaluate, score
+from easytune_lib.metrics.report import Reference, embed_motions, score
 from easytune_lib.metrics.retrieval import r_precision
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, GuidedDenoiser, LatentDenoiser, mld, motionlcm
@@ -81,7 +82,7 @@ class Workbench:
     judge: Judge
     prompts: dict[str, PromptSet]  # finetune, validation, test, unseen
     references: dict[str, Reference]  # real motion of validation, test and unseen, as judged
-    ceilings: dict[str, dict[str, Tensor]]  # "real" and "VAE": the judge's embeddings of each split
+    upper_bounds: dict[str, dict[str, Tensor]]  # of "real" and "VAE" motion, by split
 
     @property
     def skeleton(self) -> Skeleton:
@@ -169,7 +170,7 @@ def weights_digest(base: str, weights: Path = WEIGHTS, reward: RewardNoise = "fe
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def ask(
+def make_prompts(
     texts: Sequence[str],
     seconds: float | Sequence[float] = 5.0,
     skeleton: Skeleton = HUMANML3D,
@@ -208,7 +209,7 @@ def motions_of(features: Float[Tensor, "batch frames features"], prompts: Prompt
     ]
 
 
-def judged(
+def evaluate(
     bench: Workbench,
     model: MotionDiffusion,
     split: str,
@@ -238,7 +239,7 @@ def judged(
     for seed in noise_seeds:
         motion = sample(model, chosen.prompts, stream(seed, "evaluate", split))
         embedded.append(embed_motions(bench.judge, motion, chosen.prompts.lengths))
-        row = judged_motion(bench, motion, chosen, split, seed, embedded[-1])
+        row = evaluate_motion(bench, motion, chosen, split, seed, embedded[-1])
         rows.append({"noise_seed": seed} | row)
     if len(rows) > 1:
         spread = multimodality(torch.stack(embedded, dim=1))
@@ -247,7 +248,7 @@ def judged(
 
 
 @torch.no_grad()
-def judged_motion(
+def evaluate_motion(
     bench: Workbench,
     motion: Tensor,
     chosen: PromptSet,
@@ -264,7 +265,7 @@ def judged_motion(
     Raises:
         ValueError: There are too few prompts for groups or FID; a motion is not finite.
     """
-    scores = evaluate(
+    scores = report.evaluate(
         bench.judge, motion, chosen.prompts, chosen.labels, bench.references[split],
         stream(noise_seed, "judge", split),
         distinct="label" if all(chosen.labels) else "caption",
@@ -286,7 +287,7 @@ def in_parts(
 
 
 @torch.no_grad()
-def ceiling(bench: Workbench, kind: str, split: str, count: int = 0) -> dict[str, Any]:
+def upper_bound(bench: Workbench, kind: str, split: str, count: int = 0) -> dict[str, Any]:
     """What the judge says of real motion, or of the VAE's reconstruction of it.
 
     The ``_low`` and ``_high`` of R-precision and MM-Dist are a 95 % bootstrap over labels (captions
@@ -297,12 +298,12 @@ def ceiling(bench: Workbench, kind: str, split: str, count: int = 0) -> dict[str
         bench: Whose judge and prompts.
         kind: "real" or "VAE".
         split: "validation", "test" or "unseen".
-        count: As of :func:`judged`.
+        count: As of :func:`evaluate`.
 
     Raises:
         ValueError: There are no such embeddings.
     """
-    embedded = bench.ceilings.get(kind, {}).get(split)
+    embedded = bench.upper_bounds.get(kind, {}).get(split)
     if embedded is None:
         raise ValueError(
             f"no {kind!r} motion of {split!r}; write it by `easytune train evaluation`"

@@ -20,7 +20,7 @@ from easytune_lib.motion.skeleton import HUMANML3D, KIT, skeleton_of
 from easytune_lib.seeding import stream
 from easytune_lib.viz.motion import plot_strip
 from easytune_lib.viz.player import MotionPlayer
-from easytune_lib.workbench import ask, ceiling, judged, motions_of, open_workbench
+from easytune_lib.workbench import evaluate, make_prompts, motions_of, open_workbench, upper_bound
 
 pytestmark = pytest.mark.slow
 
@@ -97,10 +97,10 @@ def test_it_is_trained_tuned_judged_and_looked_at(weights: Path, base: workbench
     pool = batches(model, bench.prompts["finetune"].prompts, 4, 0)
     updates = finetune(model, bench.reward, pool, EasyTune(1, "random"), optimizer)
     assert all(np.isfinite(update.reward) for update in islice(updates, 2))
-    (found,) = judged(bench, model, "test", [0])
+    (found,) = evaluate(bench, model, "test", [0])
     assert all(np.isfinite(value) for value in found.values())
-    assert ceiling(bench, "real", "test")["fid"] == pytest.approx(0, abs=1e-6)
-    prompts = ask(["a person waves", "a person walks"], [2.0, 9.0], bench.skeleton)
+    assert upper_bound(bench, "real", "test")["fid"] == pytest.approx(0, abs=1e-6)
+    prompts = make_prompts(["a person waves", "a person walks"], [2.0, 9.0], bench.skeleton)
     assert prompts.lengths.tolist() == [24, 112]
     motions = motions_of(sample(model, prompts, stream(0)), prompts)
     assert [motion.joints.shape[1:] for motion in motions] == [(21, 3)] * 2
@@ -127,7 +127,7 @@ def ask_nothing(frames: int):
 @pytest.mark.parametrize(("seconds", "skeleton"), [(0.5, KIT), (10.5, KIT), (6.5, HUMANML3D)])
 def test_lengths_that_the_models_never_saw_are_refused(seconds: float, skeleton):
     with pytest.raises(ValueError, match=r"motions are 1 to (10\.24|6\.4) s long"):
-        ask(["a person waves"], seconds, skeleton)
+        make_prompts(["a person waves"], seconds, skeleton)
 
 
 def test_a_width_of_no_skeleton_is_refused():

@@ -277,7 +277,7 @@ class TestEvaluation:
         assert set(bench.prompts) == {"finetune", "validation", "test"}
         assert len(bench.prompts["validation"]) == len(tiny_corpus().split("val"))
         assert set(bench.prompts["test"].labels) == {""}
-        (found,) = workbench.judged(bench, bench.model, "test", [0])
+        (found,) = workbench.evaluate(bench, bench.model, "test", [0])
         assert 0 <= found["r1"] <= 1
 
     def test_a_judge_is_needed(self, tmp_path):
@@ -287,7 +287,7 @@ class TestEvaluation:
     @pytest.mark.parametrize("base", get_args(workbench.Base))
     def test_what_recipes_write_the_bench_opens(self, written, base):
         bench = open_workbench(base, n_steps=2, weights=written)
-        (found,) = workbench.judged(bench, bench.model, "validation", [0])
+        (found,) = workbench.evaluate(bench, bench.model, "validation", [0])
         assert all(value == value for value in found.values())
         assert bench.digest == workbench.weights_digest(base, written)
 

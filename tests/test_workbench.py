@@ -10,7 +10,8 @@ from tiny_world import StubEncoder, tiny_bench
 from easytune_lib import workbench
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import sample
-from easytune_lib.metrics.report import evaluate, score
+from easytune_lib.metrics import report
+from easytune_lib.metrics.report import score
 from easytune_lib.motion.features import to_joints
 from easytune_lib.motion.skeleton import HUMANML3D
 from easytune_lib.seeding import stream
@@ -19,13 +20,13 @@ from easytune_lib.workbench import (
     WEIGHTS,
     PromptSet,
     Workbench,
-    ask,
-    ceiling,
-    judged,
-    judged_motion,
+    evaluate,
+    evaluate_motion,
+    make_prompts,
     motions_of,
     open_workbench,
     read_evaluation,
+    upper_bound,
     weights_digest,
 )
 
@@ -64,7 +65,7 @@ def test_networks_are_ready_to_sample_to_judge_and_to_be_tuned(bench):
     assert not any(network.training for network in networks)
     assert all(p.dtype == torch.float32 for network in networks for p in network.parameters())
     assert not any(p.requires_grad for p in bench.reward.model.parameters())
-    motion = sample(bench.model, ask(["walk", "run"], [1.0, 2.0]), stream(0))
+    motion = sample(bench.model, make_prompts(["walk", "run"], [1.0, 2.0]), stream(0))
     assert motion.shape == (2, 40, 263) and motion.isfinite().all()
 
 
@@ -87,7 +88,7 @@ def test_guidance_is_what_was_asked_also_none_at_all(benches, base, default):
 
 
 def test_a_spread_of_prompts():
-    whole = PromptSet(ask([f"prompt {i}" for i in range(10)]), tuple("abcdefghij"))
+    whole = PromptSet(make_prompts([f"prompt {i}" for i in range(10)]), tuple("abcdefghij"))
     assert whole.first(0) is whole and whole.first(10) is whole and whole.first(99) is whole
     part = whole.first(4)
     assert part.labels == ("a", "d", "g", "j") and len(part) == 4
@@ -97,34 +98,34 @@ def test_a_spread_of_prompts():
 
 class TestAsk:
     def test_lengths_are_rounded_to_four_frames(self):
-        asked = ask(["a"] * 5, [1.0, 1.09, 1.11, 6.31, 6.4])
+        asked = make_prompts(["a"] * 5, [1.0, 1.09, 1.11, 6.31, 6.4])
         assert asked.lengths.tolist() == [20, 20, 24, 128, 128]
-        assert ask(["a", "b"]).lengths.tolist() == [100, 100], "5 s where nothing is said"
-        assert ask(["a", "b"], 2.0).lengths.tolist() == [40, 40]
+        assert make_prompts(["a", "b"]).lengths.tolist() == [100, 100], "5 s where nothing is said"
+        assert make_prompts(["a", "b"], 2.0).lengths.tolist() == [40, 40]
 
     def test_captions_are_kept_in_order(self):
-        asked = ask(["walk", "run", "walk"])
+        asked = make_prompts(["walk", "run", "walk"])
         assert asked.texts == ("walk", "run", "walk")
         assert torch.equal(asked.text.sentence, StubEncoder().encode(asked.texts).sentence)
 
     @pytest.mark.parametrize("seconds", [0.9, 6.5, -3.0, float("nan"), float("inf"), [2.0, 7.0]])
     def test_lengths_out_of_range_are_refused(self, seconds):
         with pytest.raises(ValueError, match=r"motions are 1 to 6\.4 s long, got \["):
-            ask(["walk", "run"], seconds)
+            make_prompts(["walk", "run"], seconds)
 
     def test_as_many_lengths_as_captions(self):
         with pytest.raises(ValueError, match="2 captions need as many lengths, got 3"):
-            ask(["walk", "run"], [2.0, 3.0, 4.0])
+            make_prompts(["walk", "run"], [2.0, 3.0, 4.0])
 
     @pytest.mark.parametrize("texts", [[], "walk"])
     def test_no_captions_or_a_lone_string(self, texts):
         with pytest.raises(ValueError, match="expected a list of"):
-            ask(texts)
+            make_prompts(texts)
 
 
 def test_motions_are_cut_to_their_length_and_carry_their_caption(benches):
     bench = benches["mdm"]
-    asked = ask(["walk", "run"], [1.0, 2.0])
+    asked = make_prompts(["walk", "run"], [1.0, 2.0])
     features = sample(bench.model, asked, stream(0))
     short, long = motions_of(features, asked)
     assert (len(short.joints), len(long.joints)) == (20, 40)
@@ -137,10 +138,10 @@ class TestJudged:
     def test_repeats_exactly_and_leaves_the_global_generator_alone(self, bench):
         torch.manual_seed(1)
         before = torch.random.get_rng_state()
-        first, second = judged(bench, bench.model, "validation", [0, 1], ENOUGH)
+        first, second = evaluate(bench, bench.model, "validation", [0, 1], ENOUGH)
         assert torch.equal(before, torch.random.get_rng_state())
         torch.manual_seed(2)
-        (again,) = judged(bench, bench.model, "validation", [1], ENOUGH)
+        (again,) = evaluate(bench, bench.model, "validation", [1], ENOUGH)
         assert again.items() <= second.items()
         assert (first["noise_seed"], second["noise_seed"]) == (0, 1)
         assert first["fid"] != second["fid"] and first["mmodality"] == second["mmodality"] > 0
@@ -162,7 +163,7 @@ class TestJudged:
             (bench.model, "test", 0), (other, "test", 0), (other, "test", 1),
             (other, "validation", 0),
         ):  # fmt: skip
-            judged(bench, model, split, [seed])
+            evaluate(bench, model, split, [seed])
         assert torch.equal(drawn[0], drawn[1])
         assert not torch.equal(drawn[1], drawn[2]) and not torch.equal(drawn[1], drawn[3])
 
@@ -170,8 +171,8 @@ class TestJudged:
         bench = tiny_bench()
         chosen = bench.prompts["test"]
         motion = sample(bench.model, chosen.prompts, stream(3, "evaluate", "test"))
-        (got,) = judged(bench, bench.model, "test", [3])
-        assert got == {"noise_seed": 3} | judged_motion(bench, motion, chosen, "test", 3)
+        (got,) = evaluate(bench, bench.model, "test", [3])
+        assert got == {"noise_seed": 3} | evaluate_motion(bench, motion, chosen, "test", 3)
         assert got["reward"] == pytest.approx(bench.reward(motion, chosen.prompts).mean().item())
 
     def test_prompts_without_labels_are_told_apart_by_caption(self):
@@ -179,8 +180,8 @@ class TestJudged:
         chosen = bench.prompts["test"]
         unknown = replace(chosen, labels=("",) * len(chosen))
         motion = sample(bench.model, chosen.prompts, stream(0))
-        got = judged_motion(bench, motion, unknown, "test", 0)
-        want = evaluate(
+        got = evaluate_motion(bench, motion, unknown, "test", 0)
+        want = report.evaluate(
             bench.judge, motion, chosen.prompts, chosen.prompts.texts, bench.references["test"],
             stream(0, "judge", "test"), group_size=len(chosen),
         )  # fmt: skip
@@ -191,18 +192,18 @@ class TestJudged:
         bench = tiny_bench()
         message = rf"no split '{split}' to be judged on; there are \['validation', 'test'\]"
         with pytest.raises(ValueError, match=message):
-            judged(bench, bench.model, split, [0])
+            evaluate(bench, bench.model, split, [0])
 
     def test_too_few_prompts_for_fid_are_refused(self, benches):
         bench = benches["mdm"]
         with pytest.raises(ValueError, match="needs at least 65 motions, got 64"):
-            judged(bench, bench.model, "test", [0], ENOUGH - 1)
+            evaluate(bench, bench.model, "test", [0], ENOUGH - 1)
 
 
 class TestCeiling:
     def test_real_motion_is_its_own_reference_and_the_vae_s_is_near_it(self, benches):
         bench = benches["mdm"]
-        real, rebuilt = (ceiling(bench, kind, "test") for kind in ("real", "VAE"))
+        real, rebuilt = (upper_bound(bench, kind, "test") for kind in ("real", "VAE"))
         assert abs(real["fid"]) < 1e-4 < rebuilt["fid"] < 0.2
         assert real["jerk"] is None, "there is no motion, only how it looks to the judge"
         for row in (real, rebuilt):
@@ -212,17 +213,17 @@ class TestCeiling:
     def test_it_is_asked_for_the_prompts_and_groups_of_the_models(self):
         bench = tiny_bench()
         chosen = bench.prompts["test"].first(6)
-        real = bench.ceilings["real"]["test"][bench.prompts["test"].spread(6)]
+        real = bench.upper_bounds["real"]["test"][bench.prompts["test"].spread(6)]
         want = score(
             bench.judge.embed_text(chosen.prompts.texts), real, chosen.labels,
             bench.references["test"], stream(0, "judge", "test"), group_size=6,
         )  # fmt: skip
-        got = ceiling(bench, "real", "test", 6)
+        got = upper_bound(bench, "real", "test", 6)
         assert {name: got[name] for name in vars(want)} == vars(want)
 
     def test_what_was_never_embedded_is_refused(self):
         with pytest.raises(ValueError, match="no 'VAE' motion of 'unseen'; write it by"):
-            ceiling(tiny_bench(), "VAE", "unseen")
+            upper_bound(tiny_bench(), "VAE", "unseen")
 
 
 class TestFiles:

@@ -50,7 +50,7 @@ from easytune_lib.storage import (
 )
 from easytune_lib.training import Precision
 from easytune_lib.types import Denoiser, FineTuneMethod
-from easytune_lib.workbench import WEIGHTS, Base, Workbench, ceiling, judged, open_workbench
+from easytune_lib.workbench import WEIGHTS, Base, Workbench, evaluate, open_workbench, upper_bound
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ def finished_record(
     rows = [
         {"split": split} | row
         for split in run.splits
-        for row in judged(bench, model, split, range(run.noise_seeds), run.prompts)
+        for row in evaluate(bench, model, split, range(run.noise_seeds), run.prompts)
     ]
     curve = dict(curve)
     seconds = curve.pop("seconds", [0.0])
@@ -415,11 +415,13 @@ def base_rows(
     return [
         {"method": "base", "seed": 0, "lr": 0.0, "split": split} | row
         for split in splits
-        for row in judged(bench, bench.model, split, range(noise_seeds), prompts)
+        for row in evaluate(bench, bench.model, split, range(noise_seeds), prompts)
     ]
 
 
-def ceiling_rows(bench: Workbench, splits: Sequence[str], prompts: int = 0) -> list[dict[str, Any]]:
+def upper_bound_rows(
+    bench: Workbench, splits: Sequence[str], prompts: int = 0
+) -> list[dict[str, Any]]:
     """What the judge says of real motion and, for a latent model, of the VAE's reconstruction.
 
     Args:
@@ -429,7 +431,7 @@ def ceiling_rows(bench: Workbench, splits: Sequence[str], prompts: int = 0) -> l
     """
     kinds = ("real", "VAE") if VAES.get(bench.base) == "vae" else ("real",)
     return [
-        {"method": kind, "split": split} | ceiling(bench, kind, split, prompts)
+        {"method": kind, "split": split} | upper_bound(bench, kind, split, prompts)
         for split in splits
         for kind in kinds
     ]

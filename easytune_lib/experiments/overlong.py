@@ -25,7 +25,7 @@ from easytune_lib.records import RunRecord, run_id
 from easytune_lib.seeding import stream
 from easytune_lib.storage import save_tensors
 from easytune_lib.types import FineTuneMethod
-from easytune_lib.workbench import Base, Workbench, in_parts, judged
+from easytune_lib.workbench import Base, Workbench, evaluate, in_parts
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def look(
 ) -> list[dict[str, Any]]:
     """Reward, judge, kinematics, diversity, and the distance from the base, of one model.
 
-    One row a split ("validation" and "test"), with ``updates``, all that :func:`judged` says,
+    One row a split ("validation" and "test"), with ``updates``, all that :func:`evaluate` says,
     ``drift`` (see :func:`drift`) and ``moved`` (see :func:`moved`).
 
     Args:
@@ -128,7 +128,7 @@ def look(
     base = replace(bench.model, n_steps=model.n_steps)
     away = {"updates": updates, "drift": drift(bench, base, model), "moved": moved(base, model)}
     return [
-        {"split": split, **away, **judged(bench, model, split, [0], prompts)[0]}
+        {"split": split, **away, **evaluate(bench, model, split, [0], prompts)[0]}
         for split in ("validation", "test")
     ]
 

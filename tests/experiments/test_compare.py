@@ -20,7 +20,6 @@ from easytune_lib.experiments.compare import (
     Run,
     base_rows,
     best_rates,
-    ceiling_rows,
     contestants,
     cost_rows,
     curve_rows,
@@ -32,12 +31,13 @@ from easytune_lib.experiments.compare import (
     seed_rows,
     summary,
     tuned,
+    upper_bound_rows,
 )
 from easytune_lib.finetune.methods import DRaFT, EasyTune, ReFL
 from easytune_lib.records import RunRecord
 from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.storage import load_tensors
-from easytune_lib.workbench import ceiling, judged
+from easytune_lib.workbench import evaluate, upper_bound
 
 BENCH = tiny_bench()
 RUN = Run(
@@ -157,9 +157,9 @@ class TestTuned:
         assert record is not None and record.tables["scores"] == [
             {"split": split} | row
             for split in ("test", "validation")
-            for row in judged(BENCH, model, split, range(2), 7)
+            for row in evaluate(BENCH, model, split, range(2), 7)
         ]
-        (untouched,) = judged(BENCH, BENCH.model, "test", [0], 7)
+        (untouched,) = evaluate(BENCH, BENCH.model, "test", [0], 7)
         assert record.tables["scores"][0]["reward"] != untouched["reward"]
 
     def test_steps_are_the_run_s_not_the_bench_s(self, tmp_path):
@@ -333,18 +333,18 @@ def test_base_rows_are_the_untouched_base_under_the_noise_of_the_runs():
     assert [(row["split"], row["noise_seed"]) for row in rows] == [
         ("test", 0), ("test", 1), ("validation", 0), ("validation", 1),
     ]  # fmt: skip
-    want = judged(BENCH, BENCH.model, "test", range(2), 7)
+    want = evaluate(BENCH, BENCH.model, "test", range(2), 7)
     assert rows[1] == {"method": "base", "seed": 0, "lr": 0.0, "split": "test", **want[1]}
     assert rows[1]["noise_seed"] == 1
 
 
 def test_ceilings_are_the_real_motion_and_what_a_vae_leaves_of_it():
-    rows = ceiling_rows(BENCH, ("test", "validation"), prompts=7)
+    rows = upper_bound_rows(BENCH, ("test", "validation"), prompts=7)
     assert [(row["method"], row["split"]) for row in rows] == [
         ("real", "test"), ("real", "validation"),
     ]  # fmt: skip
-    assert rows[0] == {"method": "real", "split": "test"} | ceiling(BENCH, "real", "test", 7)
-    latent = ceiling_rows(replace(BENCH, base="mld"), ("test",))
+    assert rows[0] == {"method": "real", "split": "test"} | upper_bound(BENCH, "real", "test", 7)
+    latent = upper_bound_rows(replace(BENCH, base="mld"), ("test",))
     assert [row["method"] for row in latent] == ["real", "VAE"]
 
 

@@ -16,7 +16,7 @@ from easytune_lib.types import Prompts
 from easytune_lib.viz.player import MotionPlayer
 from easytune_lib.viz.style import GREY, run_colors
 from easytune_lib.viz.video import save_video
-from easytune_lib.workbench import Workbench, ask
+from easytune_lib.workbench import Workbench, make_prompts
 
 RATES = ("5e-05", "0.0001", "0.0002", "0.0005")
 _PACE = 0.4  # seconds between two pictures of a run
@@ -94,7 +94,7 @@ class Cockpit(Panel):
         if not caption:
             raise ValueError("write a caption first: what shall the motion show?")
         if caption not in self._asked:
-            self._asked[caption] = ask([caption], self.seconds)
+            self._asked[caption] = make_prompts([caption], self.seconds)
         v = self.values
         settings = replace(
             self._settings, method=v["method"], lr=float(v["lr"]), updates=int(v["updates"]),

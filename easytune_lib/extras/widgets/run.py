@@ -81,7 +81,7 @@ class TuningRun:
 
     Args:
         bench: Whose model is tuned, in a copy, and whose reward and judge speak.
-        prompts: The one caption to be watched, as from ``ask``; it is not trained on.
+        prompts: The one caption to be watched, as from ``make_prompts``; it is not trained on.
         settings: Of the run.
         tell: Called after each change, in the run's thread.
     """

@@ -27,7 +27,7 @@ class Scrubber(Panel):
 
     Args:
         bench: Whose model and reward.
-        prompts: One caption, as from ``ask``.
+        prompts: One caption, as from ``make_prompts``.
         seed: Of the noise.
 
     Raises:

@@ -95,7 +95,7 @@ def test_ranks_and_similarity_by_prompt():
 
 @pytest.fixture
 def cockpit(monkeypatch, tmp_path) -> Cockpit:
-    monkeypatch.setattr(cockpit_module, "ask", lambda texts, seconds: one(texts[0]))
+    monkeypatch.setattr(cockpit_module, "make_prompts", lambda texts, seconds: one(texts[0]))
     settings = Settings(batch_size=2, held_out=3)
     return Cockpit(tiny_bench(5), "wave", 1.0, 4, 2, tmp_path / "cockpit", settings)
 
