@@ -9,6 +9,7 @@ import pytest
 LIBRARY = Path(__file__).parents[1] / "easytune_lib"
 FLOORS = {
     0: (
+        "choices",
         "plan",
         "types",
         "seeding",

@@ -8,6 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from easytune_lib.choices import check_choices
 from easytune_lib.diffusion.schedule import NoiseSchedule
 
 
@@ -83,6 +84,9 @@ class DDIM:
 
     eta: float = 0.0
     spacing: Literal["offset", "leading", "whole"] = "offset"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     @property
     def stochastic(self) -> bool:
