@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -32,7 +32,7 @@ from easytune_lib.seeding import stream
 from easytune_lib.storage import load_tensors
 from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.text.encoders import MiniLM
-from easytune_lib.types import Prompts, Reward, TextFeatures
+from easytune_lib.types import Denoiser, Prompts, Reward, TextFeatures
 
 Base = Literal["mdm", "mld", "mld_early", "mldpp", "motionlcm", "motiondiffuse"]
 
@@ -88,6 +88,61 @@ class Workbench:
     def skeleton(self) -> Skeleton:
         """Of all its motions: HumanML3D's, or KIT's where the networks were trained on that."""
         return self.judge.skeleton
+
+    def sample(
+        self, prompts: Prompts | Sequence[str], *, seconds: float = 5.0, seed: int = 0
+    ) -> list[Motion]:
+        """Generate one motion a prompt with the bench's model.
+
+        Args:
+            prompts: Captions, or prompts that say how long each motion is.
+            seconds: Length of the motions of captions, 1 to 6.4 s.
+            seed: Of the noise; equal seeds and prompts have equal noise in every model.
+        """
+        return generate(self.model, prompts, self.skeleton, seconds=seconds, seed=seed)
+
+    def with_model(self, model: MotionDiffusion | Denoiser) -> "Workbench":
+        """The same bench around another model: prompts, reward and judge stay.
+
+        Args:
+            model: A whole model, or a denoiser that takes the place of the bench's own and is
+                sampled with its schedule, guidance and decoder.
+
+        Raises:
+            ValueError: The model decodes to motions of another width than the bench's.
+        """
+        if isinstance(model, Denoiser):
+            model = replace(self.model, denoiser=model)
+        asked = self.prompts["validation"].prompts[[0]]
+        with torch.no_grad():
+            made = model.decode(model.draw_noise(asked, stream(0, "with_model")), asked)
+        if made.shape[-1] != self.skeleton.n_features:
+            raise ValueError(
+                f"the model decodes to {made.shape[-1]} features a frame, the bench's reward and "
+                f"judge read {self.skeleton.n_features}: give a decoder that ends in those"
+            )
+        weights = hashlib.sha256(self.digest.encode())
+        for name, value in model.denoiser.state_dict().items():
+            weights.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        return replace(self, model=model, digest=weights.hexdigest()[:12])
+
+
+def generate(
+    model: MotionDiffusion,
+    prompts: Prompts | Sequence[str],
+    skeleton: Skeleton = HUMANML3D,
+    *,
+    seconds: float = 5.0,
+    seed: int = 0,
+) -> list[Motion]:
+    """Generate one motion a prompt; arguments as of :meth:`Workbench.sample`.
+
+    Raises:
+        ValueError: There are no captions, or a lone string; a length is out of range.
+    """
+    if not isinstance(prompts, Prompts):
+        prompts = make_prompts(prompts, seconds, skeleton)
+    return motions_of(sample(model, prompts, stream(seed, "sample")), prompts)
 
 
 def open_workbench(
