@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BOOKS = [p for p in sorted((ROOT / "notebooks").rglob("*.ipynb")) if "checkpoint" not in p.name]
 SHOTS = ROOT / "outputs" / "screenshots"
 BENIGN = ("favicon", "ResizeObserver loop")
 SETTINGS = {  # cells that are out of sight are drawn too, and nobody asks for news

@@ -16,23 +16,16 @@ from easytune_lib.app.runner import sizes
 from easytune_lib.experiments.backbones import Backbone, six_backbones
 
 ROOT = Path(__file__).parents[1]
-SEVEN = (
-    "00_tour",
-    "01_gradient_norms",
-    "02_noise_similarity",
-    "03_reward_training_spl",
-    "04_step_finetuning",
-    "05_backbones",
-    "06_motion_visualization",
-)
-PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PATHS = [p for p in sorted((ROOT / "notebooks").rglob("*.ipynb")) if "checkpoint" not in p.name]
 SETTINGS = sorted((ROOT / "notebooks" / "parameters").glob("**/*.yaml"))
 
 each = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 
-def test_the_seven_are_there():
-    assert set(SEVEN) <= {path.stem for path in PATHS}
+def test_there_are_twelve_and_studies():
+    main = [path.stem for path in PATHS if path.parent.name == "notebooks"]
+    assert [name[:2] for name in main] == [f"{number:02}" for number in range(12)]
+    assert {path.parent.name for path in PATHS} == {"notebooks", "studies"}
 
 
 @each
@@ -66,7 +59,7 @@ def test_figures_are_stored(path: Path):
 
 @pytest.mark.parametrize("path", SETTINGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_settings_belong_to_a_notebook_and_fit_its_parameters(path: Path):
-    notebook = ROOT / "notebooks" / f"{path.stem}.ipynb"
+    notebook = next(book for book in PATHS if book.stem == path.stem)
     values = read_settings(path, parameters_of(read_notebook(notebook)))
     assert values, f"{path} sets nothing: remove it"
     assert path.relative_to(ROOT / "notebooks" / "parameters").parts[0] in ("full", "paper")
@@ -77,8 +70,8 @@ def test_settings_belong_to_a_notebook_and_fit_its_parameters(path: Path):
 def test_each_backbone_has_the_paper_s_parameters_for_both_sets(backbone: Backbone, data: str):
     """And each is found under its own name, with its own number of steps."""
     folder = f"{backbone.name.lower().replace('++', 'pp')}-{data}"
-    path = ROOT / "notebooks" / "parameters" / "paper" / folder / "13_six_backbones.yaml"
-    notebook = read_notebook(ROOT / "notebooks" / "13_six_backbones.ipynb")
+    path = ROOT / "notebooks" / "parameters" / "paper" / folder / "six_backbones.yaml"
+    notebook = read_notebook(ROOT / "notebooks" / "studies/six_backbones.ipynb")
     values = read_settings(path, parameters_of(notebook))
     assert values["names"] == backbone.name and str(values["weights"]).endswith(data)
     assert values["lr"] == 1e-5 and values["batch_size"] == 256

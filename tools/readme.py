@@ -19,22 +19,22 @@ ROOT = Path(__file__).parents[1]
 BASES = {"mld_early": "early latent base", "mld": "strong latent base", "mdm": "feature-space base"}
 FIGURES = {  # a notebook's main figure
     "00_tour": "tour_reward_by_step",
-    "01_gradient_norms": "full/gradient_norms_mld",
-    "02_noise_similarity": "full/ranking_by_step_mld",
-    "03_reward_training_spl": "full/retrieval_spl_real",
-    "04_step_finetuning": "full/methods_mld_early",
+    "01_gradients": "full/gradient_norms_mld",
+    "02_noise": "full/ranking_by_step_mld",
+    "03_reward": "full/retrieval_spl_real",
+    "04_tuning": "full/methods_mld_early",
     "05_backbones": "full/backbone_cost",
-    "06_motion_visualization": "full/before_after",
-    "07_does_it_hold": "does_it_hold",
+    "06_motion": "full/before_after",
+    "11_claims": "does_it_hold",
     "08_own_reward": "own_reward",
-    "09_reward_hacking": "full/reward_hacking_mld_early",
-    "10_preference_study": "preferences",
-    "11_which_reward": "full/which_reward_mld_early",
-    "12_better_easytune": "full/better_easytune_mld_early",
-    "13_six_backbones": "full/six_backbones",
-    "14_cost_and_scaling": "full/quality_memory_r1",
-    "15_theory": "full/theory_mld_early",
-    "16_bring_your_own": "bring_your_own_gradients",
+    "overlong": "full/reward_hacking_mld_early",
+    "preference": "preferences",
+    "which_reward": "full/which_reward_mld_early",
+    "better_easytune": "full/better_easytune_mld_early",
+    "six_backbones": "full/six_backbones",
+    "07_cost": "full/quality_memory_r1",
+    "theory": "full/theory_mld_early",
+    "09_own_model": "bring_your_own_gradients",
 }
 NETWORKS = {
     "mdm": "MDM-like denoiser in feature space",
@@ -132,13 +132,14 @@ def refinement(root: Path) -> str:
 def questions(root: Path) -> str:
     """Question, notebook, figure and seconds of each notebook, from the notebooks themselves."""
     lines = [_line(["question", "notebook", "figure", "seconds on 2 cores"]), "|---|---|---|---|"]
-    for path in sorted((root / "notebooks").glob("*.ipynb")):
+    for path in sorted((root / "notebooks").rglob("*.ipynb")):
         notebook = read_notebook(path)
         question = str(notebook["cells"][0]["source"]).splitlines()[0].lstrip("# ")
         figure = FIGURES.get(path.stem, "")
         link = f"[{figure.split('/')[-1]}](figures/{figure}.png)" if figure else ""
         seconds = notebook["metadata"].get("easytune", {}).get("seconds", "")
-        lines.append(_line([question, f"[{path.stem}](notebooks/{path.name})", link, str(seconds)]))
+        place = f"[{path.stem}]({path.relative_to(root)})"
+        lines.append(_line([question, place, link, str(seconds)]))
     return "\n".join(lines)
 
 

@@ -295,9 +295,9 @@ def _docs(options: argparse.Namespace) -> int:
 
 def _sweep(options: argparse.Namespace) -> int:
     from easytune_lib.app import sweep as sweeps
-    from easytune_lib.app.notebook import parameters_of, read_notebook
+    from easytune_lib.app.notebook import find_notebooks, parameters_of, read_notebook
     from easytune_lib.app.progress import SweepTable
-    from easytune_lib.app.runner import ROOT, find_notebooks
+    from easytune_lib.app.runner import ROOT
 
     if Path(options.what).suffix in (".yaml", ".yml"):
         sweep = sweeps.Sweep.read(Path(options.what), ROOT)

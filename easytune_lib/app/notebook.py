@@ -311,3 +311,23 @@ def staleness(notebook: Notebook) -> list[str]:
     ):
         found.append("an error is stored among its outputs")
     return found
+
+
+def find_notebooks(names: Sequence[str], root: Path) -> list[Path]:
+    """Notebooks by name or beginning of a name, in order; all where no name is given.
+
+    Raises:
+        ValueError: There is none, or a name fits none or several.
+    """
+    books = root / "notebooks"
+    paths = sorted(books.glob("*.ipynb")) + sorted(books.glob("studies/*.ipynb"))
+    known = ", ".join(path.stem for path in paths)
+    if not paths:
+        raise ValueError(f"there are no notebooks in {root / 'notebooks'}: run in the repository")
+    found = []
+    for name in names:
+        fits = [p for p in paths if p.stem == name] or [p for p in paths if p.stem.startswith(name)]
+        if len(fits) != 1:
+            raise ValueError(f"{len(fits)} notebooks are called {name!r}, expected one of {known}")
+        found.append(fits[0])
+    return [path for path in paths if path in found] if names else paths

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from easytune_lib.app.notebook import read_notebook, title
+from easytune_lib.app.notebook import find_notebooks, read_notebook, title
 
 PLOTLY = "application/vnd.plotly.v1+json"
 """A plotly figure as data, as notebooks keep it."""
@@ -145,7 +145,7 @@ def write_site(root: Path, folder: Path, sources: Mapping[str, Path] | None = No
 
     from easytune_lib.storage import write_atomic
 
-    sources = sources or {p.stem: p for p in sorted((root / "notebooks").glob("*.ipynb"))}
+    sources = sources or {p.stem: p for p in find_notebooks([], root)}
     pages, rows = [], []
     for name, path in sources.items():
         content = page(nbformat.read(path, as_version=4)).encode()

@@ -19,6 +19,7 @@ from easytune_lib.app.gallery import write_gallery
 from easytune_lib.app.notebook import (
     Notebook,
     Scalar,
+    find_notebooks,
     parameters_of,
     parse_values,
     publish,
@@ -149,25 +150,6 @@ def run_notebook(
         publish(path, task.output, result.seconds, result.peak_mb)
     progress.say(f"Notebook: {path if inplace else task.output}")
     return 0
-
-
-def find_notebooks(names: Sequence[str], root: Path) -> list[Path]:
-    """Notebooks by name or beginning of a name, in order; all where no name is given.
-
-    Raises:
-        ValueError: There is none, or a name fits none or several.
-    """
-    paths = sorted((root / "notebooks").glob("*.ipynb"))
-    known = ", ".join(path.stem for path in paths)
-    if not paths:
-        raise ValueError(f"there are no notebooks in {root / 'notebooks'}: run in the repository")
-    found = []
-    for name in names:
-        fits = [p for p in paths if p.stem == name] or [p for p in paths if p.stem.startswith(name)]
-        if len(fits) != 1:
-            raise ValueError(f"{len(fits)} notebooks are called {name!r}, expected one of {known}")
-        found.append(fits[0])
-    return sorted(set(found)) if names else paths
 
 
 def sizes(root: Path) -> tuple[str, ...]:

@@ -23,13 +23,14 @@ from easytune_lib.app.execute import Finished, Job, cores, run
 from easytune_lib.app.notebook import (
     Parameter,
     Scalar,
+    find_notebooks,
     parameters_of,
     read_notebook,
     read_settings,
     read_values,
     source_hash,
 )
-from easytune_lib.app.runner import find_notebooks, sizes, surroundings
+from easytune_lib.app.runner import sizes, surroundings
 from easytune_lib.beacon import heard
 from easytune_lib.storage import alone
 

@@ -41,8 +41,8 @@ def test_what_would_be_loaded_is_found():
 
 
 def test_links_lead_to_pages_and_outputs_stay():
-    text = page(made("See [it](04_step_finetuning.ipynb#x) and [web](https://a.org/b.ipynb)."))
-    assert 'href="04_step_finetuning.html#x"' in text and "https://a.org/b.ipynb" in text
+    text = page(made("See [it](04_tuning.ipynb#x) and [web](https://a.org/b.ipynb)."))
+    assert 'href="04_tuning.html#x"' in text and "https://a.org/b.ipynb" in text
     assert "3\n" in text
 
 

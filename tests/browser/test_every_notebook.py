@@ -1,17 +1,18 @@
 """Each notebook opened and run in a real JupyterLab, and what it draws moved by hand."""
 
 import pytest
-from browser_lab import BOOKS, SHOTS, Notebook, worries
+from browser_lab import BOOKS, ROOT, SHOTS, Notebook, worries
 
-MOVED_ELSEWHERE = ("17_explorers", "18_cockpit")
+MOVED_ELSEWHERE = ("10_explore", "cockpit")
 """Notebooks whose explorers ``test_lab.py`` runs and moves."""
 
 pytestmark = pytest.mark.long
 
 
-@pytest.mark.parametrize("name", [b.stem for b in BOOKS if b.stem not in MOVED_ELSEWHERE])
-def test_it_runs_in_the_lab_and_its_players_move(browser, address, name):
-    book = Notebook(browser, address, f"notebooks/{name}.ipynb")
+@pytest.mark.parametrize("path", [b for b in BOOKS if b.stem not in MOVED_ELSEWHERE], ids=str)
+def test_it_runs_in_the_lab_and_its_players_move(browser, address, path):
+    name = path.stem
+    book = Notebook(browser, address, str(path.relative_to(ROOT)))
     book.run_all(900)
     assert book.failed() == [] and worries(book.errors) == []
     frames = book.page.locator(".jp-OutputArea iframe")

@@ -16,7 +16,7 @@ def control(panel, name: str):
 
 
 def test_the_explorers_move_and_python_hears_of_it(browser, address):
-    book = Notebook(browser, address, "notebooks/17_explorers.ipynb")
+    book = Notebook(browser, address, "notebooks/10_explore.ipynb")
     book.run_all()
     page = book.page
 
@@ -89,7 +89,7 @@ def test_the_explorers_move_and_python_hears_of_it(browser, address):
 @pytest.mark.long
 def test_from_a_prompt_of_ones_own_to_a_video_by_clicking(browser, address, folder):
     began = time.perf_counter()
-    book = Notebook(browser, address, "notebooks/18_cockpit.ipynb")
+    book = Notebook(browser, address, "notebooks/studies/cockpit.ipynb")
     book.run_all()
     page, panel = book.page, book.panel("Fine-tune")
     control(panel, "caption").fill("a person jumps up high, full of joy.")

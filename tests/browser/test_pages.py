@@ -20,7 +20,7 @@ from easytune_lib.app.page import write_site
 @pytest.mark.parametrize(("dark", "scale"), [(False, 1), (True, 2)])
 def test_the_export_works_without_a_network(browser, tmp_path, dark, scale):
     command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "html", "--output-dir"]
-    books = [str(ROOT / "notebooks" / f"{name}.ipynb") for name in ("17_explorers", "18_cockpit")]
+    books = [str(b) for b in BOOKS if b.stem in ("10_explore", "cockpit")]
     subprocess.run([*command, str(tmp_path), *books], check=True, capture_output=True,
                    env=os.environ | {"PYTHONWARNINGS": "ignore"})  # fmt: skip
     context = browser.new_context(
@@ -30,7 +30,7 @@ def test_the_export_works_without_a_network(browser, tmp_path, dark, scale):
     page, asked, errors = context.new_page(), [], []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda r: asked.append(r.url) if r.frame != page.main_frame else None)
-    for name, count in (("17_explorers", 4), ("18_cockpit", 3)):
+    for name, count in (("10_explore", 4), ("cockpit", 3)):
         path = tmp_path / f"{name}.html"
         assert path.stat().st_size < 3_000_000
         page.goto(path.as_uri(), wait_until="domcontentloaded")
@@ -43,7 +43,7 @@ def test_the_export_works_without_a_network(browser, tmp_path, dark, scale):
             frames.nth(i).scroll_into_view_if_needed()
             page.wait_for_timeout(400)
             frames.nth(i).screenshot(path=shot)
-        if name == "17_explorers":
+        if name == "10_explore":
             scrubber = page.frame_locator("iframe").nth(0)
             slider = scrubber.locator('[data-name="step"]')
             slider.focus()
@@ -81,7 +81,7 @@ def test_every_page_of_the_site_opens_without_a_network(browser, tmp_path):
     context.close()
 
 
-EXPLORED = {"06_motion_visualization": 1, "20_sweep": 2}  # plotly's views in them
+EXPLORED = {"06_motion": 1, "sweep": 2}  # plotly's views in them
 
 
 def vermillion(view) -> int:
@@ -117,7 +117,9 @@ def test_what_is_explored_is_drawn_in_a_dark_lab_and_without_a_network(
     page.goto((tmp_path / f"{name}.html").as_uri())
     see(page, name, "page")
     context.close()  # drawing by software, it would slow the lab down
-    book = Notebook(browser, address, f"notebooks/{name}.ipynb")
+    book = Notebook(
+        browser, address, str(next(b for b in BOOKS if b.stem == name).relative_to(ROOT))
+    )
     book.theme("Dark")
     see(book.page, name, "lab")
     assert worries(book.errors) == []

@@ -362,7 +362,7 @@ _SMALL_NOTEBOOK = json.dumps({
          "source": ["n: int = 3  # how many\n", "lr: float = 1e-4  # so far\n"]},
     ],
 })  # fmt: skip
-_SWEEP = """notebook: 19_single_run
+_SWEEP = """notebook: single_run
 grid:
   method: [EasyTune, ReFL]
   lr: [5.0e-05, 0.0005]
@@ -379,7 +379,7 @@ def _motion() -> Motion:
 
 
 def _declared() -> Sequence[Any]:
-    return parameters_of(read_notebook(ROOT / "notebooks" / "19_single_run.ipynb"))
+    return parameters_of(read_notebook(ROOT / "notebooks" / "studies/single_run.ipynb"))
 
 
 def _write_record(path: Path) -> object:
