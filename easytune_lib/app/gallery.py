@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from easytune_lib.app.notebook import find_notebooks, read_notebook, title
+from easytune_lib.app.notebook import read_notebook, title
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
@@ -46,7 +46,7 @@ def write_gallery(root: Path, size: str = "laptop") -> Path:
 
 
 def _notebooks(root: Path, size: str) -> Iterator[str]:
-    for path in find_notebooks([], root):
+    for path in sorted((root / "notebooks").rglob("*.ipynb")):
         page = root / "outputs" / size / f"{path.stem}.html"
         target = page if page.exists() else path
         text = escape(title(read_notebook(path)) or path.stem)
