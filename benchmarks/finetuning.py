@@ -24,9 +24,9 @@ from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout, sample
 from easytune_lib.extras.official.mld import OfficialMLD
 from easytune_lib.extras.spm_official import OfficialSPM
-from easytune_lib.finetune.loop import Batch, Tuning, finetune
-from easytune_lib.finetune.methods import DRaFT, EasyTune, ReFL
-from easytune_lib.finetune.precision import bf16
+from easytune_lib.finetuning.loop import Batch, Tuning, finetune
+from easytune_lib.finetuning.methods import DRaFT, EasyTune, ReFL
+from easytune_lib.finetuning.precision import bf16
 from easytune_lib.models.mdm import MDM
 from easytune_lib.records import RunRecord
 from easytune_lib.rewards.alignment import AlignmentReward
@@ -145,7 +145,7 @@ def product_loop(
     still: bool = False,
     together: int = 1,
 ) -> Iterable[object]:
-    """The same updates by :func:`~easytune_lib.finetune.loop.finetune`.
+    """The same updates by :func:`~easytune_lib.finetuning.loop.finetune`.
 
     Args:
         world: Whose model is tuned, in place.

@@ -22,8 +22,8 @@ _PLACES = {
     "motion.motion": "Motion",
     "diffusion.model": "MotionDiffusion",
     "diffusion.rollout": "rollout",
-    "finetune.loop": "batches finetune",
-    "finetune.methods": "AlignProp DRaFT DRaFTLV DRTune EasyTune ReFL",
+    "finetuning.loop": "batches finetune",
+    "finetuning.methods": "AlignProp DRaFT DRaFTLV DRTune EasyTune ReFL",
     "rewards.mix": "Mix",
     "rewards.spl": "SPL",
     "recipes": "train_reward",
@@ -37,8 +37,8 @@ __all__ = sorted(_HOME)
 if TYPE_CHECKING:  # for editors and type checkers; at run time see `__getattr__`
     from easytune_lib.diffusion.model import MotionDiffusion
     from easytune_lib.diffusion.rollout import rollout
-    from easytune_lib.finetune.loop import batches, finetune
-    from easytune_lib.finetune.methods import AlignProp, DRaFT, DRaFTLV, DRTune, EasyTune, ReFL
+    from easytune_lib.finetuning.loop import batches, finetune
+    from easytune_lib.finetuning.methods import AlignProp, DRaFT, DRaFTLV, DRTune, EasyTune, ReFL
     from easytune_lib.models.wrapped import Wrapped
     from easytune_lib.motion.motion import Motion
     from easytune_lib.plan import GradientPlan

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout
-from easytune_lib.finetune.loop import batches, finetune
-from easytune_lib.finetune.methods import DRaFT, EasyTune
+from easytune_lib.finetuning.loop import batches, finetune
+from easytune_lib.finetuning.methods import DRaFT, EasyTune
 from easytune_lib.plan import GradientPlan
 from easytune_lib.types import Prompts, TextFeatures
 
@@ -93,7 +93,7 @@ def check_neighbours(model: MotionDiffusion, prompts: Prompts) -> None:
 def check_adapters(model: MotionDiffusion, prompts: Prompts) -> None:
     """Adapters in feed-forward layers count, recorded or not, and get a gradient."""
     pytest.importorskip("peft")
-    from easytune_lib.finetune.lora import with_lora
+    from easytune_lib.finetuning.lora import with_lora
 
     tuned = with_lora(model.denoiser, rng(), targets=("linear1", "linear2")).eval()
     adapters = [w for name, w in tuned.named_parameters() if "lora_B" in name]

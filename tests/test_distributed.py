@@ -29,8 +29,8 @@ from easytune_lib.app.cli import main
 from easytune_lib.data.corpus import FeatureStats, draw_balanced
 from easytune_lib.diffusion.sampler import DDIM
 from easytune_lib.diffusion.schedule import NoiseSchedule
-from easytune_lib.finetune.loop import Anchor, Batch, Tuning, finetune, trainable
-from easytune_lib.finetune.methods import DRaFT, DRTune, EasyTune, ReFL
+from easytune_lib.finetuning.loop import Anchor, Batch, Tuning, finetune, trainable
+from easytune_lib.finetuning.methods import DRaFT, DRTune, EasyTune, ReFL
 from easytune_lib.metrics.judge import Judge, judge_objective
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, GuidedDenoiser

@@ -13,8 +13,8 @@ from tiny_world import StubEncoder
 from easytune_lib import recipes, workbench
 from easytune_lib.app.cli import main
 from easytune_lib.diffusion.rollout import sample
-from easytune_lib.finetune.loop import batches, finetune, trainable
-from easytune_lib.finetune.methods import EasyTune
+from easytune_lib.finetuning.loop import batches, finetune, trainable
+from easytune_lib.finetuning.methods import EasyTune
 from easytune_lib.motion.features import to_features
 from easytune_lib.motion.skeleton import HUMANML3D, KIT, skeleton_of
 from easytune_lib.seeding import stream

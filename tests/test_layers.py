@@ -22,7 +22,7 @@ FLOORS = {
     ),
     1: ("motion", "diffusion", "text", "training"),
     2: ("data", "models", "rewards", "metrics"),
-    3: ("finetune", "analysis"),
+    3: ("finetuning", "analysis"),
     4: ("viz", "recipes", "workbench"),
     5: ("experiments",),
     6: ("extras",),

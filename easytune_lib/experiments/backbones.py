@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from easytune_lib.experiments.compare import Run, best_rates, cost_rows, summary
-from easytune_lib.finetune.methods import DRaFT, EasyTune
+from easytune_lib.finetuning.methods import DRaFT, EasyTune
 from easytune_lib.records import RunRecord
 from easytune_lib.workbench import Base, Workbench
 

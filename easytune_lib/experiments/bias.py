@@ -9,8 +9,8 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from easytune_lib.analysis.gradients import gradient_bias
-from easytune_lib.finetune.loop import batches, finetune, trainable
-from easytune_lib.finetune.methods import EasyTune
+from easytune_lib.finetuning.loop import batches, finetune, trainable
+from easytune_lib.finetuning.methods import EasyTune
 from easytune_lib.seeding import stream
 from easytune_lib.types import FineTuneMethod
 from easytune_lib.workbench import Workbench
@@ -78,7 +78,7 @@ def held_rows(
     """Each update's gradient of EasyTune on all steps, with slopes held, against the exact one.
 
     Weights stand still, so that both see the same states; see ``hold`` of
-    :class:`~easytune_lib.finetune.methods.EasyTune`.
+    :class:`~easytune_lib.finetuning.methods.EasyTune`.
 
     Returns:
         A row for each value of ``holds`` and each step: the cosine, and the ratio of norms.

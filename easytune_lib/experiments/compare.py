@@ -25,7 +25,7 @@ from easytune_lib.analysis.cost import measure
 from easytune_lib.beacon import tell
 from easytune_lib.checkpoints import fit, read_checkpoint
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.finetune.loop import (
+from easytune_lib.finetuning.loop import (
     Anchor,
     Tuning,
     Update,
@@ -34,9 +34,9 @@ from easytune_lib.finetune.loop import (
     finetune,
     trainable,
 )
-from easytune_lib.finetune.lora import merged, with_lora
-from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL, recorded
-from easytune_lib.finetune.precision import bf16
+from easytune_lib.finetuning.lora import merged, with_lora
+from easytune_lib.finetuning.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL, recorded
+from easytune_lib.finetuning.precision import bf16
 from easytune_lib.metrics.intervals import spread
 from easytune_lib.recipes import VAES, RewardNoise
 from easytune_lib.records import RunRecord, run_id

@@ -17,8 +17,8 @@ from torch import Tensor
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout, sample
 from easytune_lib.experiments.compare import Progress, resume_state, save_state, with_weights
-from easytune_lib.finetune.loop import Anchor, batches, finetune, trainable
-from easytune_lib.finetune.methods import recorded
+from easytune_lib.finetuning.loop import Anchor, batches, finetune, trainable
+from easytune_lib.finetuning.methods import recorded
 from easytune_lib.metrics.report import embed_motions
 from easytune_lib.plan import GradientPlan
 from easytune_lib.records import RunRecord, run_id

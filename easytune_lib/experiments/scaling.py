@@ -11,8 +11,8 @@ import torch
 
 from easytune_lib.analysis.cost import MIB, Rates, calibrate, cost, saved_by_item, saved_bytes
 from easytune_lib.diffusion.rollout import rollout
-from easytune_lib.finetune.loop import Batch, Update, finetune, trainable
-from easytune_lib.finetune.methods import DRaFT, EasyTune
+from easytune_lib.finetuning.loop import Batch, Update, finetune, trainable
+from easytune_lib.finetuning.methods import DRaFT, EasyTune
 from easytune_lib.seeding import stream
 from easytune_lib.types import FineTuneMethod, Prompts
 from easytune_lib.workbench import Workbench

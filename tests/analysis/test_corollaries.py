@@ -9,7 +9,7 @@ from toy import rng
 
 from easytune_lib.analysis.corollaries import corollary_1, corollary_2
 from easytune_lib.analysis.gradients import gradient_bias, reward_gradient
-from easytune_lib.finetune.methods import DRaFT, DRTune
+from easytune_lib.finetuning.methods import DRaFT, DRTune
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, LatentDenoiser, mld
 from easytune_lib.recipes import load_network

@@ -21,8 +21,8 @@ from easytune_lib.analysis.cost import (
     saved_by_item,
     saved_bytes,
 )
-from easytune_lib.finetune.loop import Tuning, batches, finetune
-from easytune_lib.finetune.methods import AlignProp, DRaFT, DRaFTLV, DRTune, EasyTune, ReFL
+from easytune_lib.finetuning.loop import Tuning, batches, finetune
+from easytune_lib.finetuning.methods import AlignProp, DRaFT, DRaFTLV, DRTune, EasyTune, ReFL
 from easytune_lib.types import Denoiser
 
 

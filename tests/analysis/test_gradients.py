@@ -13,7 +13,7 @@ from easytune_lib.analysis.gradients import (
     step_gradients,
 )
 from easytune_lib.diffusion.sampler import DDIM
-from easytune_lib.finetune.methods import AlignProp, DRaFT, DRaFTLV, DRTune, EasyTune, ReFL
+from easytune_lib.finetuning.methods import AlignProp, DRaFT, DRaFTLV, DRTune, EasyTune, ReFL
 
 METHODS = [
     DRaFT(1), DRaFT(3), DRaFT(STEPS), EasyTune(1), EasyTune(4), EasyTune(STEPS),

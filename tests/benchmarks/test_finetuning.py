@@ -12,7 +12,7 @@ from benchmarks.finetuning import QUICK, World, plain_loop, product_loop, table
 from easytune_lib.app import runner
 from easytune_lib.extras.official.mld import OfficialMLD
 from easytune_lib.extras.spm_official import OfficialSPM
-from easytune_lib.finetune.methods import EasyTune
+from easytune_lib.finetuning.methods import EasyTune
 from easytune_lib.records import RunRecord
 
 STATS = [0.0] * 263, [1.0] * 263

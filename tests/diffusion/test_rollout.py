@@ -8,7 +8,7 @@ from toy import FEATURES, STEPS, reward, rng, text, toy
 from easytune_lib.analysis.cost import live_bytes
 from easytune_lib.diffusion.rollout import rollout, sample, score
 from easytune_lib.diffusion.sampler import DDIM, LCM
-from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL
+from easytune_lib.finetuning.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL
 from easytune_lib.plan import GradientPlan
 from easytune_lib.types import Prompts
 

@@ -17,8 +17,8 @@ from easytune_lib.experiments.backbones import (
     runs_of,
     six_backbones,
 )
-from easytune_lib.finetune.loop import batches, finetune, trainable
-from easytune_lib.finetune.methods import EasyTune
+from easytune_lib.finetuning.loop import batches, finetune, trainable
+from easytune_lib.finetuning.methods import EasyTune
 from easytune_lib.records import RunRecord
 from easytune_lib.seeding import stream
 

@@ -6,7 +6,7 @@ import torch
 from tiny_world import tiny_bench
 
 from easytune_lib.experiments.bias import bias_along, held_rows
-from easytune_lib.finetune.methods import EasyTune
+from easytune_lib.finetuning.methods import EasyTune
 
 
 def test_looks_before_between_and_at_the_end():

@@ -33,7 +33,7 @@ from easytune_lib.experiments.compare import (
     tuned,
     upper_bound_rows,
 )
-from easytune_lib.finetune.methods import DRaFT, EasyTune, ReFL
+from easytune_lib.finetuning.methods import DRaFT, EasyTune, ReFL
 from easytune_lib.records import RunRecord
 from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.storage import load_tensors

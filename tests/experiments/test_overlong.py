@@ -18,7 +18,7 @@ from easytune_lib.experiments.overlong import (
     run_courses,
     weights_of,
 )
-from easytune_lib.finetune.methods import EasyTune
+from easytune_lib.finetuning.methods import EasyTune
 from easytune_lib.records import RunRecord
 
 BENCH = tiny_bench()

@@ -14,7 +14,7 @@ from easytune_lib.experiments.scaling import (
     quality_rows,
     scaling_rows,
 )
-from easytune_lib.finetune.methods import DRaFT, EasyTune, ReFL
+from easytune_lib.finetuning.methods import DRaFT, EasyTune, ReFL
 
 
 @pytest.fixture

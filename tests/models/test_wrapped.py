@@ -10,7 +10,7 @@ from torch import nn
 
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.schedule import NoiseSchedule
-from easytune_lib.finetune.loop import trainable
+from easytune_lib.finetuning.loop import trainable
 from easytune_lib.models.wrapped import Wrapped, misfits
 from easytune_lib.seeding import stream
 from easytune_lib.types import Prompts, TextFeatures

@@ -21,7 +21,7 @@ from easytune_lib.data.synthetic import synthetic_corpus
 from easytune_lib.experiments.compare import Run, tuned
 from easytune_lib.experiments.overlong import Course, overtrained
 from easytune_lib.experiments.refine import Arm, Bench, open_bench, refined, starting_point
-from easytune_lib.finetune.methods import EasyTune
+from easytune_lib.finetuning.methods import EasyTune
 from easytune_lib.recipes import train_base
 from easytune_lib.records import RunRecord
 from easytune_lib.rewards.spl import SPL

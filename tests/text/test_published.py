@@ -14,8 +14,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from easytune_lib.extras.official.mld import OfficialMLD
 from easytune_lib.extras.official.open import open_checkpoint
-from easytune_lib.finetune.loop import batches, finetune
-from easytune_lib.finetune.methods import EasyTune
+from easytune_lib.finetuning.loop import batches, finetune
+from easytune_lib.finetuning.methods import EasyTune
 from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.text.encoders import PUBLISHED, HubEncoder, published_encoder
 from easytune_lib.text.table import CaptionTable

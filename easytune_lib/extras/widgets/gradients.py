@@ -11,8 +11,8 @@ from torch import Tensor
 from easytune_lib.analysis.gradients import JacobianNorms, jacobian_norms, share_norms
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.extras.widgets.panel import Panel, View, chart, choice, line, slider
-from easytune_lib.finetune.loop import trainable
-from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune
+from easytune_lib.finetuning.loop import trainable
+from easytune_lib.finetuning.methods import AlignProp, DRaFT, DRTune, EasyTune
 from easytune_lib.seeding import stream
 from easytune_lib.types import FineTuneMethod, Prompts
 from easytune_lib.viz.style import method_style

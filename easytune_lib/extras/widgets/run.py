@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from easytune_lib.analysis.cost import process_peak_mib
 from easytune_lib.diffusion.rollout import sample
-from easytune_lib.finetune.loop import Update, batches, finetune, trainable
-from easytune_lib.finetune.methods import (
+from easytune_lib.finetuning.loop import Update, batches, finetune, trainable
+from easytune_lib.finetuning.methods import (
     AlignProp,
     DRaFT,
     DRTune,

@@ -7,8 +7,8 @@ import torch
 from easytune_lib.analysis.gradients import share_norms
 from easytune_lib.diffusion.rollout import Step, rollout
 from easytune_lib.extras.widgets.panel import Panel, View, chart, key_of, line, slider
-from easytune_lib.finetune.loop import trainable
-from easytune_lib.finetune.methods import DRaFT, EasyTune
+from easytune_lib.finetuning.loop import trainable
+from easytune_lib.finetuning.methods import DRaFT, EasyTune
 from easytune_lib.plan import GradientPlan
 from easytune_lib.seeding import stream
 from easytune_lib.types import Prompts

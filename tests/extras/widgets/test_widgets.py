@@ -61,7 +61,7 @@ def test_gradient_shares_follow_from_the_kept_trajectory(gradients):
 
 def test_a_look_up_equals_what_is_computed_anew(gradients):
     from easytune_lib.analysis.gradients import share_norms
-    from easytune_lib.finetune.methods import DRaFT
+    from easytune_lib.finetuning.methods import DRaFT
     from easytune_lib.seeding import stream
 
     kept = gradients.trajectory(*(gradients.values[name] for name in ("guidance", "steps")))

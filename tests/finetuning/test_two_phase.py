@@ -7,8 +7,8 @@ from toy import FEATURES, STEPS, reward, rng, text, toy
 from easytune_lib.analysis.cost import saved_bytes
 from easytune_lib.diffusion.rollout import rollout, score
 from easytune_lib.diffusion.sampler import DDIM
-from easytune_lib.finetune.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL
-from easytune_lib.finetune.two_phase import by_length, scored
+from easytune_lib.finetuning.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL
+from easytune_lib.finetuning.two_phase import by_length, scored
 from easytune_lib.models.mld import VAE, LatentDenoiser, mld
 from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.spm import SPM

@@ -9,9 +9,9 @@ import torch
 from toy import STEPS, reward, rng, text, toy
 
 from easytune_lib.analysis.gradients import reward_gradient
-from easytune_lib.finetune.loop import batches, finetune
-from easytune_lib.finetune.methods import DRaFT, EasyTune
-from easytune_lib.finetune.precision import bf16
+from easytune_lib.finetuning.loop import batches, finetune
+from easytune_lib.finetuning.methods import DRaFT, EasyTune
+from easytune_lib.finetuning.precision import bf16
 from easytune_lib.types import Prompts
 
 

@@ -12,9 +12,9 @@ from toy import STEPS, reward, rng, text, toy
 from easytune_lib.analysis.gradients import step_gradients
 from easytune_lib.diffusion.rollout import sample
 from easytune_lib.extras.official.mdm import OfficialMDM
-from easytune_lib.finetune.loop import batches, finetune
-from easytune_lib.finetune.lora import attention, merged, with_lora
-from easytune_lib.finetune.methods import DRaFT, EasyTune
+from easytune_lib.finetuning.loop import batches, finetune
+from easytune_lib.finetuning.lora import attention, merged, with_lora
+from easytune_lib.finetuning.methods import DRaFT, EasyTune
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.motiondiffuse import MotionDiffuse
 from easytune_lib.types import Prompts

@@ -29,7 +29,7 @@ def bf16(model: MotionDiffusion, reward: Reward) -> tuple[MotionDiffusion, Rewar
         reward: Frozen.
 
     Returns:
-        What :func:`~easytune_lib.finetune.loop.finetune` may be given in place of the two.
+        What :func:`~easytune_lib.finetuning.loop.finetune` may be given in place of the two.
     """
     parts: dict[str, Any] = vars(model) | {"decode": _rounded(model.decode)}
     return _Rounded(**parts), _rounded(reward)

@@ -17,7 +17,7 @@ from easytune_lib import distributed
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import Step, gain, rollout
 from easytune_lib.diffusion.sampler import ShareNoise
-from easytune_lib.finetune.two_phase import Slopes, scored, slopes
+from easytune_lib.finetuning.two_phase import Slopes, scored, slopes
 from easytune_lib.plan import GradientPlan
 from easytune_lib.seeding import stream
 from easytune_lib.types import Denoiser, FineTuneMethod, Prompts, Reward
@@ -96,7 +96,7 @@ class Tuning:
         pretraining: A loss on data, already weighted, whose gradient is added to every
             update's; for instance ``lambda rng: 1e-2 * denoising_loss(model.denoiser, ...)``.
         micro_batch: Motions that are decoded and scored at a time, which bounds memory and is
-            exact; see :func:`~easytune_lib.finetune.two_phase.scored`. ``None``: all of a batch.
+            exact; see :func:`~easytune_lib.finetuning.two_phase.scored`. ``None``: all of a batch.
         together: Rewarded steps of a rollout that are decoded and scored as one batch, exact
             too: for a GPU that one step leaves idle. The denoiser's graphs of so many steps are
             held. Only where weights stay as they are meanwhile: ``updates`` of ``chain`` or

@@ -12,7 +12,7 @@ from toy import STEPS, reward, rng, text, toy
 from easytune_lib.analysis.gradients import reward_gradient, step_gradients
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout
-from easytune_lib.finetune.methods import (
+from easytune_lib.finetuning.methods import (
     AlignProp,
     Curriculum,
     DRaFT,

@@ -11,8 +11,8 @@ from easytune_lib.analysis.cost import saved_bytes
 from easytune_lib.analysis.gradients import reward_gradient
 from easytune_lib.diffusion.rollout import rollout, sample
 from easytune_lib.diffusion.sampler import DDIM
-from easytune_lib.finetune.loop import Anchor, Tuning, batches, finetune, warmup_cosine
-from easytune_lib.finetune.methods import (
+from easytune_lib.finetuning.loop import Anchor, Tuning, batches, finetune, warmup_cosine
+from easytune_lib.finetuning.methods import (
     AlignProp,
     Curriculum,
     DRaFT,
