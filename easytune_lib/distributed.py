@@ -53,8 +53,8 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def leads() -> bool:
-    """Whether this process is the one that writes and prints."""
+def is_main() -> bool:
+    """Return whether this process is the one that writes and prints."""
     return rank() == 0
 
 
@@ -132,18 +132,18 @@ def average(value: Tensor) -> Tensor:
     return value / size()
 
 
-def leading(tensors: Sequence[Tensor]) -> None:
-    """Overwrite each tensor by that of the process that leads, so that all start alike."""
+def broadcast(tensors: Sequence[Tensor]) -> None:
+    """Overwrite each tensor by that of the main process, so that all start alike."""
     if size() > 1:
         with torch.no_grad(), _waiting():
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
 
-def agreed(number: float) -> float:
-    """What the process that leads says: clocks differ, and all must end at the same step."""
+def broadcast_float(number: float) -> float:
+    """Return the main process's number: clocks differ, and all must end at the same step."""
     told = torch.tensor(number, dtype=torch.float64)
-    leading([told])
+    broadcast([told])
     return told.item()
 
 

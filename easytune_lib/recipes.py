@@ -25,7 +25,7 @@ from easytune_lib.data.corpus import (
 from easytune_lib.data.humanml3d import open_corpus
 from easytune_lib.data.splits import Roles, assign_roles
 from easytune_lib.data.synthetic import synthetic_corpus
-from easytune_lib.distributed import leads, size, wait_for_all
+from easytune_lib.distributed import is_main, size, wait_for_all
 from easytune_lib.metrics.judge import Judge, judge_objective
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, GuidedDenoiser, LatentDenoiser, mld
@@ -141,7 +141,9 @@ def train_base(
         plan = TrainingPlan(kind, steps or preset, lr=1e-3, seed=seed, weight_decay=1e-4)
     elif kind == "motiondiffuse":
         network, objective = _motiondiffuse(stats, roles.base, table, seed, precision)
-        plan = TrainingPlan(kind, steps or 1600, lr=1e-3, seed=seed, fall=max(2600, steps or 0))
+        plan = TrainingPlan(
+            kind, steps or 1600, lr=1e-3, seed=seed, decay_steps=max(2600, steps or 0)
+        )
     elif kind == "motionlcm":
         vae, teacher = (
             load_network(known, out / f"{name}.safetensors")
@@ -389,7 +391,7 @@ def _run(
         seconds = step.seconds
         yield step
     network.cpu()
-    if leads():
+    if is_main():
         last(network, roles.base)
         _finish(network, plan, out, corpus, roles, seconds)
     wait_for_all()  # the next network may need this one's file

@@ -15,7 +15,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from easytune_lib.distributed import agreed, average_gradients, leading, leads, rank, size
+from easytune_lib.distributed import (
+    average_gradients,
+    broadcast,
+    broadcast_float,
+    is_main,
+    rank,
+    size,
+)
 from easytune_lib.seeding import seed_of, stream
 from easytune_lib.storage import load_tensors, pack_optimizer, part, save_tensors, unpack_optimizer
 
@@ -44,12 +51,14 @@ class TrainingPlan:
     save_every: int = 200  # steps between checkpoints
     buckets: int = 1  # what the objective was told, so that no run goes on under other settings
     precision: Precision = "float32"  # likewise
-    fall: int = 0  # steps that the cosine is laid out for, where a run ends before; 0: ``steps``
+    decay_steps: int = (
+        0  # steps that the cosine is laid out for, where a run ends before; 0: ``steps``
+    )
     accumulate: int = 1  # batches a step, of whose gradients it takes the mean
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step ``step``, counted from 0."""
-        cosine = 0.5 * (1 + math.cos(math.pi * step / (self.fall or self.steps)))
+        cosine = 0.5 * (1 + math.cos(math.pi * step / (self.decay_steps or self.steps)))
         return self.lr * min(1.0, (step + 1) / self.warmup) * (0.99 * cosine + 0.01)
 
 
@@ -119,11 +128,11 @@ def train(
     optimizer = torch.optim.AdamW(
         named.values(), lr=plan.lr, betas=plan.betas, weight_decay=plan.weight_decay, fused=True
     )
-    leading(list(network.state_dict().values()))
+    broadcast(list(network.state_dict().values()))
     average = {n: p.detach().clone() for n, p in named.items()}
     memory: dict[str, Tensor] = getattr(objective, "state", {})
     start, spent = _resume(network, average, memory, optimizer, plan, checkpoint)
-    if agreed(float(start)) != start:
+    if broadcast_float(float(start)) != start:
         raise ValueError(
             f"process {rank()} of {size()} finds {start} steps done and the first one does not: "
             f"all must see the same {checkpoint}"
@@ -145,7 +154,7 @@ def train(
             for name, parameter in named.items():
                 average[name].lerp_(parameter, 1 - decay)
         done, seconds = step + 1, time.perf_counter() - began
-        if checkpoint and leads() and (done % plan.save_every == 0 or done == plan.steps):
+        if checkpoint and is_main() and (done % plan.save_every == 0 or done == plan.steps):
             _save(network, average, memory, optimizer, plan, checkpoint, done, spent + seconds)
         yield TrainingStep(
             done, plan.steps, loss, parts, norm.item(), spent + seconds,

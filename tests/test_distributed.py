@@ -29,7 +29,7 @@ from easytune_lib.app.cli import main
 from easytune_lib.data.corpus import FeatureStats, draw_balanced
 from easytune_lib.diffusion.sampler import DDIM
 from easytune_lib.diffusion.schedule import NoiseSchedule
-from easytune_lib.finetuning.loop import Anchor, Batch, Tuning, finetune, trainable
+from easytune_lib.finetuning.loop import Anchor, Batch, Tuning, copy_for_tuning, finetune
 from easytune_lib.finetuning.methods import DRaFT, DRTune, EasyTune, ReFL
 from easytune_lib.metrics.judge import Judge, judge_objective
 from easytune_lib.models.mdm import MDM
@@ -143,7 +143,7 @@ def _tuned() -> Iterator[tuple[str, Tensor]]:
     }
     for name, method in methods.items():
         base, _, prompts = toy(n_steps=6)
-        model = replace(trainable(base), sampler=DDIM(eta=1.0))
+        model = replace(copy_for_tuning(base), sampler=DDIM(eta=1.0))
         optimizer = torch.optim.SGD(model.denoiser.parameters(), lr=0.1)
         average = AveragedModel(model.denoiser, multi_avg_fn=get_ema_multi_avg_fn(0.9))
         given = (
@@ -274,10 +274,10 @@ def test_what_goes_to_a_device_goes_whole():
 
 def test_alone_nothing_changes():
     x = torch.randn(3, 2, requires_grad=True)
-    assert (distributed.size(), distributed.rank(), distributed.leads()) == (1, 0, True)
+    assert (distributed.size(), distributed.rank(), distributed.is_main()) == (1, 0, True)
     assert distributed.share(3) == (slice(0, 3), 1.0)
     assert torch.equal(distributed.by_rows(lambda x: 2 * x, x), 2 * x)
-    assert distributed.agreed(0.1) == 0.1 and distributed.average(x) is x
+    assert distributed.broadcast_float(0.1) == 0.1 and distributed.average(x) is x
 
 
 def test_shares_cover_the_batch_and_weigh_as_they_are_long(monkeypatch):

@@ -13,7 +13,7 @@ from tiny_world import StubEncoder
 from easytune_lib import recipes, workbench
 from easytune_lib.app.cli import main
 from easytune_lib.diffusion.rollout import sample
-from easytune_lib.finetuning.loop import batches, finetune, trainable
+from easytune_lib.finetuning.loop import batches, copy_for_tuning, finetune
 from easytune_lib.finetuning.methods import EasyTune
 from easytune_lib.motion.features import to_features
 from easytune_lib.motion.skeleton import HUMANML3D, KIT, skeleton_of
@@ -92,7 +92,7 @@ def test_it_is_trained_tuned_judged_and_looked_at(weights: Path, base: workbench
     bench = open_workbench(base, 2, weights=weights)
     assert bench.skeleton is KIT
     assert bench.prompts["test"].prompts.lengths.min() == 24
-    model = trainable(bench.model)
+    model = copy_for_tuning(bench.model)
     optimizer = torch.optim.AdamW(model.denoiser.parameters(), lr=1e-3)
     pool = batches(model, bench.prompts["finetune"].prompts, 4, 0)
     updates = finetune(model, bench.reward, pool, EasyTune(1, "random"), optimizer)

@@ -168,7 +168,7 @@ def test_learning_rate_warms_up_and_decays_to_a_hundredth():
 
 def test_a_run_may_end_before_its_rate_has_fallen():
     whole = TrainingPlan("a", steps=1000, lr=2.0)
-    short = TrainingPlan("a", steps=600, lr=2.0, fall=1000)
+    short = TrainingPlan("a", steps=600, lr=2.0, decay_steps=1000)
     assert [short.lr_at(i) for i in range(600)] == [whole.lr_at(i) for i in range(600)]
 
 

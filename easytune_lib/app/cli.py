@@ -446,11 +446,11 @@ def _as_one(folder: Path) -> Iterator[None]:
 
     It also holds ``folder``, so that no other run works there.
     """
-    from easytune_lib.distributed import leads, together
+    from easytune_lib.distributed import is_main, together
     from easytune_lib.storage import alone
 
     with together():
-        if leads():
+        if is_main():
             with alone(folder, "training"):
                 yield
         else:

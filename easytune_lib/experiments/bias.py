@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from easytune_lib.analysis.gradients import gradient_bias
-from easytune_lib.finetuning.loop import batches, finetune, trainable
+from easytune_lib.finetuning.loop import batches, copy_for_tuning, finetune
 from easytune_lib.finetuning.methods import EasyTune
 from easytune_lib.seeding import stream
 from easytune_lib.types import FineTuneMethod
@@ -53,7 +53,7 @@ def bias_along(
         batch_size: Prompts an update.
         prompts: Looked at.
     """
-    model = trainable(bench.model)
+    model = copy_for_tuning(bench.model)
     asked = bench.prompts["validation"].first(prompts).prompts
     x_T = model.draw_noise(asked, stream(seed, "bias"))
     optimizer = torch.optim.AdamW(model.denoiser.parameters(), lr=lr, weight_decay=0.0)
@@ -86,7 +86,7 @@ def held_rows(
     (batch,) = islice(batches(bench.model, bench.prompts["finetune"].prompts, batch_size, seed), 1)
 
     def gradients(hold: int) -> list[torch.Tensor]:
-        model = trainable(bench.model)
+        model = copy_for_tuning(bench.model)
         still = _Kept(model.denoiser.parameters(), lr=0.0)
         for _ in finetune(model, bench.reward, [batch], EasyTune(hold=hold), still, float("inf")):
             pass

@@ -30,9 +30,9 @@ from easytune_lib.finetuning.loop import (
     Tuning,
     Update,
     batches,
+    copy_for_tuning,
     cosine,
     finetune,
-    trainable,
 )
 from easytune_lib.finetuning.lora import merged, with_lora
 from easytune_lib.finetuning.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL, recorded
@@ -176,7 +176,7 @@ def tuned(
     if not path.exists():
         yield from _tune(bench, run, path, save_every, torch.device(device))
     _, config = load_tensors(path)
-    if distributed.leads():
+    if distributed.is_main():
         record = finished_record(bench, load_tuned(bench, run, scratch), run, config["curve"])
         record.save(scratch)
 
@@ -188,7 +188,7 @@ def _tune(
     base, reward, pool = bench.model, bench.reward, bench.prompts["finetune"].prompts
     if device.type != "cpu":
         base, reward, pool = base.to(device), cast(Any, reward).to(device), pool.to(device)
-    model = trainable(replace(base, n_steps=run.n_steps))
+    model = copy_for_tuning(replace(base, n_steps=run.n_steps))
     if run.lora:
         adapted = with_lora(base.denoiser, stream(run.seed, "lora"), run.lora, float(run.lora))
         model = replace(model, denoiser=adapted)
@@ -209,7 +209,7 @@ def _tune(
     for update in finetune(
         model, reward, given, run.method, optimizer, run.max_norm, anchor, tuning
     ):
-        elapsed = distributed.agreed(time.process_time() - began)
+        elapsed = distributed.broadcast_float(time.process_time() - began)
         curve["reward"].append(update.reward)
         curve["seconds"].append(elapsed)
         curve["grad_norm"].append(update.grad_norm)
@@ -221,13 +221,13 @@ def _tune(
             break
         if update.last and elapsed - saved_at > save_every:
             saved_at = elapsed
-            if distributed.leads():
+            if distributed.is_main():
                 save_state(state, denoiser, optimizer, curve, update.batch + 1, elapsed, average)
     final: Any = denoiser if average is None else average.module
     final = merged(final) if run.lora else final
     network = getattr(final, "config", {})
     config = {"run": run.parameters, "network": network, "curve": curve}
-    if distributed.leads():
+    if distributed.is_main():
         save_tensors(path, final.state_dict(), config)
         state.unlink(missing_ok=True)
     distributed.wait_for_all()  # the file is there for each of them
@@ -581,7 +581,7 @@ def cost_rows(
         batch_size: Prompts.
         seed: Of prompts, noise and the methods' choices.
     """
-    model = trainable(bench.model)
+    model = copy_for_tuning(bench.model)
     still = torch.optim.SGD(model.denoiser.parameters(), lr=0.0)
 
     def once(method: FineTuneMethod) -> Callable[[], Iterator[Update]]:

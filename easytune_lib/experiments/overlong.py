@@ -17,7 +17,7 @@ from torch import Tensor
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout, sample
 from easytune_lib.experiments.compare import Progress, resume_state, save_state, with_weights
-from easytune_lib.finetuning.loop import Anchor, batches, finetune, trainable
+from easytune_lib.finetuning.loop import Anchor, batches, copy_for_tuning, finetune
 from easytune_lib.finetuning.methods import recorded
 from easytune_lib.metrics.report import embed_motions
 from easytune_lib.plan import GradientPlan
@@ -72,7 +72,7 @@ def overtrained(bench: Workbench, course: Course, scratch: Path) -> Iterator[Pro
             f"the course is for weights {course.weights}, the bench has {bench.digest}"
         )
     base = replace(bench.model, n_steps=course.n_steps)
-    model = trainable(base)
+    model = copy_for_tuning(base)
     weights = list(model.denoiser.parameters())
     optimizer = torch.optim.AdamW(weights, lr=course.lr, weight_decay=0.0, fused=True)
     state = scratch / course.record_id / "state.safetensors"

@@ -11,7 +11,7 @@ import torch
 
 from easytune_lib.analysis.cost import MIB, Rates, calibrate, cost, saved_by_item, saved_bytes
 from easytune_lib.diffusion.rollout import rollout
-from easytune_lib.finetuning.loop import Batch, Update, finetune, trainable
+from easytune_lib.finetuning.loop import Batch, Update, copy_for_tuning, finetune
 from easytune_lib.finetuning.methods import DRaFT, EasyTune
 from easytune_lib.seeding import stream
 from easytune_lib.types import FineTuneMethod, Prompts
@@ -57,7 +57,7 @@ def scaling_rows(
         with what was ``foretold_mib``; in the second, ``seconds`` an update (CPU, of all threads;
         ``seconds_low`` and ``_high`` of the repeats) with ``foretold``.
     """
-    model = trainable(bench.model)
+    model = copy_for_tuning(bench.model)
     bench = replace(bench, model=model)
     held, took = [], []
     for axis, values in axes.items():
@@ -94,7 +94,7 @@ def memory_rows(
         batch_size: Prompts.
         seed: Of the noise and the methods' choices.
     """
-    bench = replace(bench, model=trainable(bench.model))
+    bench = replace(bench, model=copy_for_tuning(bench.model))
     still = torch.optim.SGD(bench.model.denoiser.parameters(), lr=0.0)
     rows = []
     for label, method in methods.items():
@@ -120,7 +120,7 @@ def held_by_step(
 
     Source: Tan et al. (2026), Fig. 6.
     """
-    model = trainable(bench.model)
+    model = copy_for_tuning(bench.model)
     rows = []
     for label, method in methods.items():
         batch = _batch(bench, batch_size, None, seed)

@@ -111,7 +111,7 @@ class Tuning:
     together: int = 1
 
 
-def trainable(model: MotionDiffusion) -> MotionDiffusion:
+def copy_for_tuning(model: MotionDiffusion) -> MotionDiffusion:
     """The same with a copy of its denoiser, to be tuned; what was given stays as it is."""
     return replace(model, denoiser=deepcopy(model.denoiser).requires_grad_())
 
@@ -193,7 +193,7 @@ def finetune(
     """
     tuning = tuning or Tuning()
     weights = [weight for weight in model.denoiser.parameters() if weight.requires_grad]
-    distributed.leading(list(model.denoiser.state_dict().values()))
+    distributed.broadcast(list(model.denoiser.state_dict().values()))
     pending: list[_Gradient] = []
     optimizer.zero_grad()
     for batch in batches:

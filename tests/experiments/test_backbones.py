@@ -17,7 +17,7 @@ from easytune_lib.experiments.backbones import (
     runs_of,
     six_backbones,
 )
-from easytune_lib.finetuning.loop import batches, finetune, trainable
+from easytune_lib.finetuning.loop import batches, copy_for_tuning, finetune
 from easytune_lib.finetuning.methods import EasyTune
 from easytune_lib.records import RunRecord
 from easytune_lib.seeding import stream
@@ -34,7 +34,7 @@ def test_the_two_methods_are_one_where_there_is_one_step():
     (single,) = (each for each in six_backbones() if each.n_steps == 1)
     bench, tuned = tiny_bench(n_steps=1), []
     for method in single.methods.values():
-        model = trainable(bench.model)
+        model = copy_for_tuning(bench.model)
         optimizer = torch.optim.SGD(model.denoiser.parameters(), lr=0.1)
         pool = batches(model, bench.prompts["finetune"].prompts, 4, seed=0)
         next(finetune(model, bench.reward, pool, method, optimizer))

@@ -10,7 +10,7 @@ from torch import nn
 
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.schedule import NoiseSchedule
-from easytune_lib.finetuning.loop import trainable
+from easytune_lib.finetuning.loop import copy_for_tuning
 from easytune_lib.models.wrapped import Wrapped, misfits
 from easytune_lib.seeding import stream
 from easytune_lib.types import Prompts, TextFeatures
@@ -113,7 +113,7 @@ def test_prompts_that_are_all_alike_can_tell_nothing(network, prompts):
 
 def test_a_copy_is_tuned_and_not_the_original(network, prompts):
     model = wrapped(network, prompts)
-    tuned = trainable(model)
+    tuned = copy_for_tuning(model)
     with torch.no_grad():
         for weight in tuned.denoiser.parameters():
             weight.add_(1.0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from easytune_lib.analysis.gradients import JacobianNorms, jacobian_norms, share_norms
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.extras.widgets.panel import Panel, View, chart, choice, line, slider
-from easytune_lib.finetuning.loop import trainable
+from easytune_lib.finetuning.loop import copy_for_tuning
 from easytune_lib.finetuning.methods import AlignProp, DRaFT, DRTune, EasyTune
 from easytune_lib.seeding import stream
 from easytune_lib.types import FineTuneMethod, Prompts
@@ -90,7 +90,7 @@ class GradientExplorer(Panel):
     def trajectory(self, guidance: str, steps: str) -> Trajectory:
         """The kept one, or a new one."""
         if (guidance, steps) not in self._cache:
-            model = trainable(self._bench.model)
+            model = copy_for_tuning(self._bench.model)
             model = replace(model, n_steps=int(steps), guidance=float(guidance))
             x_T = model.draw_noise(self._prompts, stream(self._seed, "gradients"))
             norms = jacobian_norms(model, x_T, self._prompts)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from easytune_lib.analysis.cost import process_peak_mib
 from easytune_lib.diffusion.rollout import sample
-from easytune_lib.finetuning.loop import Update, batches, finetune, trainable
+from easytune_lib.finetuning.loop import Update, batches, copy_for_tuning, finetune
 from easytune_lib.finetuning.methods import (
     AlignProp,
     DRaFT,
@@ -98,7 +98,7 @@ class TuningRun:
     samples: list[Sample] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.model = trainable(self.bench.model)
+        self.model = copy_for_tuning(self.bench.model)
         self._go, self._end = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="fine-tuning", daemon=True)
 

@@ -7,7 +7,7 @@ import torch
 from easytune_lib.analysis.gradients import share_norms
 from easytune_lib.diffusion.rollout import Step, rollout
 from easytune_lib.extras.widgets.panel import Panel, View, chart, key_of, line, slider
-from easytune_lib.finetuning.loop import trainable
+from easytune_lib.finetuning.loop import copy_for_tuning
 from easytune_lib.finetuning.methods import DRaFT, EasyTune
 from easytune_lib.plan import GradientPlan
 from easytune_lib.seeding import stream
@@ -37,7 +37,7 @@ class Scrubber(Panel):
     def __init__(self, bench: Workbench, prompts: Prompts, seed: int = 0) -> None:
         if len(prompts) != 1:
             raise ValueError(f"a scrubber follows one caption, got {len(prompts)}")
-        model, reward = trainable(bench.model), bench.reward
+        model, reward = copy_for_tuning(bench.model), bench.reward
         n = model.n_steps
         x_T = model.draw_noise(prompts, stream(seed, "scrubber"))
         nothing = GradientPlan(frozenset(), frozenset({n - 1}))
