@@ -22,12 +22,17 @@ _PLACES = {
     "motion.motion": "Motion",
     "diffusion.model": "MotionDiffusion",
     "diffusion.rollout": "rollout",
-    "finetuning.loop": "batches finetune",
+    "finetuning.loop": "batches copy_for_tuning finetune",
     "finetuning.methods": "AlignProp DRaFT DRaFTLV DRTune EasyTune ReFL",
     "rewards.mix": "Mix",
     "rewards.spl": "SPL",
     "recipes": "train_reward",
+    "experiments.analyses": "gradient_norms memory noise_similarity",
+    "experiments.tune": "tune tune_steps",
+    "experiments.compare": "compare",
     "records": "RunRecord",
+    "viz.figures": "plot",
+    "viz.player": "show",
     "viz.video": "save_video",
 }
 _HOME = {name: module for module, names in _PLACES.items() for name in names.split()}
@@ -37,7 +42,10 @@ __all__ = sorted(_HOME)
 if TYPE_CHECKING:  # for editors and type checkers; at run time see `__getattr__`
     from easytune_lib.diffusion.model import MotionDiffusion
     from easytune_lib.diffusion.rollout import rollout
-    from easytune_lib.finetuning.loop import batches, finetune
+    from easytune_lib.experiments.analyses import gradient_norms, memory, noise_similarity
+    from easytune_lib.experiments.compare import compare
+    from easytune_lib.experiments.tune import tune, tune_steps
+    from easytune_lib.finetuning.loop import batches, copy_for_tuning, finetune
     from easytune_lib.finetuning.methods import AlignProp, DRaFT, DRaFTLV, DRTune, EasyTune, ReFL
     from easytune_lib.models.wrapped import Wrapped
     from easytune_lib.motion.motion import Motion
@@ -47,6 +55,8 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see `__getattr__
     from easytune_lib.rewards.mix import Mix
     from easytune_lib.rewards.spl import SPL
     from easytune_lib.types import Denoiser, Prompts, Reward
+    from easytune_lib.viz.figures import plot
+    from easytune_lib.viz.player import show
     from easytune_lib.viz.video import save_video
     from easytune_lib.workbench import Workbench, evaluate, make_prompts, open_workbench
 

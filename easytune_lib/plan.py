@@ -8,6 +8,9 @@ from typing import Literal
 class GradientPlan:
     """How one rollout is differentiated; but for ``hop`` it never changes the sampled motion.
 
+    >>> et.GradientPlan(recorded=frozenset({2, 3}), rewarded=frozenset({3})).last  # DRaFT-2 of 4
+    3
+
     Steps are numbered from 0 (pure noise) to ``n_steps - 1`` (the clean motion). The first
     three fields tell the methods apart; the others say what the reward is asked and what
     becomes of its gradients.

@@ -294,6 +294,10 @@ def train_reward(
 ) -> Iterator[TrainingStep]:
     """Train the step-aware text-motion model that gives the reward.
 
+    >>> steps = et.train_reward("synthetic", tmp, steps=2)
+    >>> [step.step for step in steps]
+    [1, 2]
+
     Other arguments and errors as of :func:`train_base`.
 
     Args:

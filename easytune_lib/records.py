@@ -27,6 +27,10 @@ Schema 0 is that of records that name none: fields that were empty could be left
 class RunRecord:
     """One finished run. ``run_id`` depends on name and parameters only.
 
+    >>> record = et.RunRecord("trial", {"k": 3}, metrics={"reward": 0.8})
+    >>> et.RunRecord.load(record.save(tmp)).metrics["reward"]
+    0.8
+
     ``metrics``, ``series`` and ``tables`` are the result and repeat exactly on one machine;
     what varies by machine (seconds, bytes, versions) is kept apart in ``machine``.
     """

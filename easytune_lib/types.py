@@ -69,6 +69,10 @@ class TextFeatures:
 class Prompts:
     """What is asked of a model: captions, and how many frames each motion shall have.
 
+    >>> prompts = et.make_prompts(["a person walks.", "someone waves."], [2.0, 3.0])
+    >>> len(prompts), prompts.frames
+    (2, 60)
+
     Equal only to itself, so that what is computed from prompts may be kept as long as they are.
     """
 
@@ -120,7 +124,11 @@ class Prompts:
 
 
 class Denoiser(nn.Module, ABC):
-    """A network that reads a noised motion; ``prediction`` says what it returns."""
+    """A network that reads a noised motion; ``prediction`` says what it returns.
+
+    >>> isinstance(bench.model.denoiser, et.Denoiser), bench.model.denoiser.prediction
+    (True, 'epsilon')
+    """
 
     prediction: Literal["epsilon", "x0"]
 
@@ -140,6 +148,11 @@ class Denoiser(nn.Module, ABC):
 @runtime_checkable
 class Reward(Protocol):
     """A differentiable score of motions, higher is better.
+
+    >>> def stay_low(motion, prompts, t=None):
+    ...     return -motion[:, :, 3].mean(dim=1)  # feature 3 is the root's height in metres
+    >>> isinstance(stay_low, et.Reward)
+    True
 
     ``motion`` holds features in physical units (never normalised), zero where padded.
     Gradients reach ``motion`` and never the reward's own weights. ``t`` is the training

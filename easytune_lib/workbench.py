@@ -73,7 +73,11 @@ class PromptSet:
 
 @dataclass(frozen=True)
 class Workbench:
-    """What is compared is compared on one bench."""
+    """What is compared is compared on one bench.
+
+    >>> bench.base, sorted(bench.prompts)
+    ('mld_early', ['finetune', 'test', 'unseen', 'validation'])
+    """
 
     base: Base
     digest: str  # of all files it was read from
@@ -154,6 +158,9 @@ def open_workbench(
 ) -> Workbench:
     """Load the laptop's networks; nothing is downloaded and no data set is needed.
 
+    >>> et.open_workbench("mld_early", n_steps=4).model.n_steps
+    4
+
     Args:
         base: ``mdm`` and ``motiondiffuse`` diffuse features, ``mld`` the latent of a VAE and
             ``mldpp`` eight of them; ``motionlcm`` is ``mld`` distilled to a few steps, and
@@ -232,6 +239,9 @@ def make_prompts(
 ) -> Prompts:
     """Prompts of your own; lengths are rounded to the unit of 4 frames.
 
+    >>> et.make_prompts(["a person walks."], 2.0).lengths.tolist()
+    [40]
+
     Args:
         texts: Captions, in English.
         seconds: Length of the motions, 1 to 6.4 s (KIT: 10.24 s), one for all or one each.
@@ -272,6 +282,10 @@ def evaluate(
     count: int = 0,
 ) -> list[dict[str, Any]]:
     """Generate a split and let the judge speak; the mean reward is reported beside it.
+
+    >>> (row,) = et.evaluate(bench, bench.model, "test", [0], count=66)
+    >>> sorted(row)[:4]
+    ['diversity', 'fid', 'foot_skate', 'jerk']
 
     One row a noise seed. With several of them each row also has ``mmodality``, the mean
     distance of two generations of one prompt, which is of all seeds together.

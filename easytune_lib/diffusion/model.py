@@ -19,6 +19,9 @@ from easytune_lib.types import Denoiser, Prompts, TextFeatures
 class MotionDiffusion:
     """A denoiser, the schedule it was trained on, a sampler, and the way back to motion.
 
+    >>> bench.model.n_steps, len(bench.model.times)
+    (4, 4)
+
     Only ``denoiser`` is ever fine-tuned. ``decode`` maps the final state to features in
     physical units, zero where padded; it is a frozen VAE decoder in latent models.
     """

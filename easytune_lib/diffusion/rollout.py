@@ -42,6 +42,12 @@ def rollout(
 ) -> Iterator[Step]:
     """Denoise ``x_T``, differentiated as ``plan`` says.
 
+    >>> prompts = et.make_prompts(["a person waves."], 1.0)
+    >>> x_T = bench.model.draw_noise(prompts, torch.Generator().manual_seed(0))
+    >>> plan = et.EasyTune().plan(4, torch.Generator())
+    >>> [step.index for step in et.rollout(bench.model, x_T, prompts, plan)]
+    [0, 1, 2, 3]
+
     Yields after each step, so that a caller may update the denoiser between steps.
 
     Args:

@@ -11,45 +11,37 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import deepcopy
 from dataclasses import KW_ONLY, asdict, dataclass, fields, replace
+from functools import partial
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from easytune_lib import distributed
 from easytune_lib.analysis.cost import measure
 from easytune_lib.beacon import tell
 from easytune_lib.checkpoints import fit, read_checkpoint
 from easytune_lib.diffusion.model import MotionDiffusion
+from easytune_lib.experiments.tune import Progress, TuneSettings, tune_steps
 from easytune_lib.finetuning.loop import (
-    Anchor,
-    Tuning,
     Update,
     batches,
     copy_for_tuning,
-    cosine,
     finetune,
 )
-from easytune_lib.finetuning.lora import merged, with_lora
 from easytune_lib.finetuning.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL, recorded
-from easytune_lib.finetuning.precision import bf16
 from easytune_lib.metrics.intervals import spread
 from easytune_lib.recipes import VAES, RewardNoise
 from easytune_lib.records import RunRecord, run_id
-from easytune_lib.seeding import stream
 from easytune_lib.storage import (
     load_tensors,
-    pack_optimizer,
-    part,
     save_tensors,
-    unpack_optimizer,
 )
 from easytune_lib.training import Precision
-from easytune_lib.types import Denoiser, FineTuneMethod
+from easytune_lib.types import FineTuneMethod
 from easytune_lib.workbench import WEIGHTS, Base, Workbench, evaluate, open_workbench, upper_bound
 
 
@@ -108,23 +100,6 @@ class Run:
         return run_id("finetune", self.parameters)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is."""
-
-    label: str
-    seed: int
-    updates: int
-    reward: float
-    seconds: float
-    fraction: float  # of the budget
-
-    @property
-    def eta(self) -> float:
-        """CPU seconds to go."""
-        return self.seconds * (1 - self.fraction) / max(self.fraction, 1e-9)
-
-
 def contestants(n_steps: int) -> dict[str, FineTuneMethod]:
     """The methods of the comparison by their names in figures, for trajectories of ``n_steps``.
 
@@ -174,7 +149,7 @@ def tuned(
         raise ValueError(f"the run is for weights {run.weights}, the bench has {bench.digest}")
     path = scratch / run.record_id / "tuned.safetensors"
     if not path.exists():
-        yield from _tune(bench, run, path, save_every, torch.device(device))
+        yield from _tune(bench, run, path, save_every, device)
     _, config = load_tensors(path)
     if distributed.is_main():
         record = finished_record(bench, load_tuned(bench, run, scratch), run, config["curve"])
@@ -182,69 +157,24 @@ def tuned(
 
 
 def _tune(
-    bench: Workbench, run: Run, path: Path, save_every: float, device: torch.device
+    bench: Workbench, run: Run, path: Path, save_every: float, device: torch.device | str
 ) -> Iterator[Progress]:
     """Spend the budget, and write tuned weights and curve to ``path``."""
-    base, reward, pool = bench.model, bench.reward, bench.prompts["finetune"].prompts
-    if device.type != "cpu":
-        base, reward, pool = base.to(device), cast(Any, reward).to(device), pool.to(device)
-    model = copy_for_tuning(replace(base, n_steps=run.n_steps))
-    if run.lora:
-        adapted = with_lora(base.denoiser, stream(run.seed, "lora"), run.lora, float(run.lora))
-        model = replace(model, denoiser=adapted)
-    denoiser = model.denoiser
-    if run.precision == "bf16":
-        model, reward = bf16(model, reward)
-    weights = [weight for weight in denoiser.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=run.lr, weight_decay=0.0, fused=True)
-    forget = get_ema_multi_avg_fn(run.ema)
-    average = AveragedModel(denoiser, multi_avg_fn=forget) if run.ema else None
-    state = path.with_name("state.safetensors")
-    curve, start, spent = resume_state(state, denoiser, optimizer, average)
-    began, saved_at = time.process_time() - spent, spent
-    given = batches(model, pool, run.batch_size, run.seed, start)
-    anchor = Anchor(base, run.anchor) if run.anchor else None
-    tuning = Tuning(run.accumulate, average=average)
-    _set_rate(optimizer, run, _spent(run, curve))
-    for update in finetune(
-        model, reward, given, run.method, optimizer, run.max_norm, anchor, tuning
-    ):
-        elapsed = distributed.broadcast_float(time.process_time() - began)
-        curve["reward"].append(update.reward)
-        curve["seconds"].append(elapsed)
-        curve["grad_norm"].append(update.grad_norm)
-        curve["step"].append(float(update.step))
-        count, fraction = len(curve["reward"]), _spent(run, curve)
-        _set_rate(optimizer, run, fraction)
-        yield Progress(run.label, run.seed, count, update.reward, elapsed, min(fraction, 1.0))
-        if fraction >= 1:
-            break
-        if update.last and elapsed - saved_at > save_every:
-            saved_at = elapsed
-            if distributed.is_main():
-                save_state(state, denoiser, optimizer, curve, update.batch + 1, elapsed, average)
-    final: Any = denoiser if average is None else average.module
-    final = merged(final) if run.lora else final
-    network = getattr(final, "config", {})
-    config = {"run": run.parameters, "network": network, "curve": curve}
+    settings = TuneSettings(**{f.name: getattr(run, f.name) for f in fields(TuneSettings)})
+    result = yield from tune_steps(
+        bench, run.method, settings, label=run.label, device=device, save_every=save_every,
+        state=path.with_name("state.safetensors"),
+    )  # fmt: skip
+    denoiser = result.model.denoiser
+    config = {
+        "run": run.parameters,
+        "network": getattr(denoiser, "config", {}),
+        "curve": result.history,
+    }
     if distributed.is_main():
-        save_tensors(path, final.state_dict(), config)
-        state.unlink(missing_ok=True)
+        save_tensors(path, denoiser.state_dict(), config)
+        path.with_name("state.safetensors").unlink(missing_ok=True)
     distributed.wait_for_all()  # the file is there for each of them
-
-
-def _spent(run: Run, curve: dict[str, list[float]]) -> float:
-    """The fraction of its budget that a run has spent."""
-    if run.updates:
-        return len(curve["reward"]) / run.updates
-    return curve["seconds"][-1] / run.seconds if curve["seconds"] else 0.0
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, run: Run, fraction: float) -> None:
-    """The rate of the next update, of a run that has spent ``fraction`` of its budget."""
-    factor = cosine(fraction) if run.schedule == "cosine" else 1.0
-    for group in optimizer.param_groups:
-        group["lr"] = factor * run.lr
 
 
 def finished_record(
@@ -294,44 +224,6 @@ def with_weights(model: MotionDiffusion, file: Path | str) -> MotionDiffusion:
     denoiser = deepcopy(model.denoiser)
     fit(denoiser, read_checkpoint(file), file)
     return replace(model, denoiser=denoiser)
-
-
-def save_state(
-    path: Path,
-    denoiser: Denoiser,
-    optimizer: torch.optim.Optimizer,
-    curve: dict[str, list[Any]],
-    batch: int,
-    spent: float,
-    average: AveragedModel | None = None,
-) -> None:
-    """Write all that a fine-tuning needs to go on from ``batch``, atomically."""
-    tensors = {f"network.{name}": value for name, value in denoiser.state_dict().items()}
-    tensors |= pack_optimizer(optimizer)
-    if average is not None:
-        tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
-    save_tensors(path, tensors, {"curve": curve, "batch": batch, "spent": spent})
-
-
-def resume_state(
-    path: Path,
-    denoiser: Denoiser,
-    optimizer: torch.optim.Optimizer,
-    average: AveragedModel | None = None,
-) -> tuple[dict[str, list[Any]], int, float]:
-    """What :func:`save_state` wrote, into what it was of; a fresh start where nothing is.
-
-    Returns:
-        The curve so far, the next batch, and the seconds spent.
-    """
-    if not path.exists():
-        return {"reward": [], "seconds": [], "grad_norm": [], "step": []}, 0, 0.0
-    tensors, config = load_tensors(path)
-    fit(denoiser, part(tensors, "network."), path)
-    unpack_optimizer(optimizer, tensors)
-    if average is not None:
-        fit(average, part(tensors, "average."), path)
-    return config["curve"], config["batch"], config["spent"]
 
 
 def run_all(
@@ -390,6 +282,173 @@ def _work(run: Run, scratch: Path) -> None:
     bench = open_workbench(run.base, run.n_steps, run.guidance, folder, run.reward)
     for at in tuned(bench, run, scratch):
         tell(at.fraction, reward=at.reward, updates=float(at.updates))
+
+
+METRICS = ("r1", "r2", "r3", "mm_dist", "fid", "diversity", "foot_skate", "jerk", "reward")
+"""What the judge, kinematics and the reward say of a run; see :func:`summary`."""
+
+
+def compare(
+    bench: Workbench,
+    methods: Mapping[str, FineTuneMethod] | Sequence[FineTuneMethod],
+    rates: Mapping[str, float] | Sequence[float],
+    *,
+    seeds: int = 5,
+    updates: int = 0,
+    seconds: float = 0.0,
+    batch_size: int = 32,
+    rate_seeds: int = 2,
+    noise_seeds: int = 2,
+    prompts: int = 0,
+    splits: Sequence[str] = ("test",),
+    scratch: Path | str = "outputs/compare",
+    workers: int = 1,
+    report: Callable[[str], None] = print,
+) -> RunRecord:
+    """Tune with every method under one reward, equal budgets and identical noise; judge them all.
+
+    Rates are chosen on validation prompts by the judge's MM-Dist, with seeds of their own; what
+    is reported is on test prompts, over training seeds, paired with the base under the same
+    noise. Each run is kept in ``scratch``: a call that was killed goes on with what is missing.
+
+    >>> methods = {"EasyTune": et.EasyTune(1, "random"), "ReFL": et.ReFL(2)}
+    >>> table = et.compare(bench, methods, [1e-4], seeds=1, updates=1, batch_size=2, prompts=66,
+    ...     noise_seeds=1, scratch=tmp, report=lambda line: None)
+    >>> [row["method"] for row in table.tables["summary"]]
+    ['base', 'EasyTune', 'ReFL']
+
+    Args:
+        bench: Whose base, reward, judge and prompts.
+        methods: By their names in figures, or a list, which are then named by class and k.
+        rates: Learning rates to choose from, the same for each method; a single one, or a
+            mapping from names to rates, is taken as it is.
+        seeds: Training seeds.
+        updates: Optimizer steps of each run; 100 where no budget is given.
+        seconds: Or CPU seconds of each run, which vary with the machine's load.
+        batch_size: Prompts.
+        rate_seeds: Training seeds of the choice of rates.
+        noise_seeds: Generations a prompt, when judged.
+        prompts: At most so many a split, when judged; 0 takes all. FID needs 65.
+        splits: Prompts that are reported; never "validation", on which rates are chosen.
+        scratch: A folder for single runs.
+        workers: Processes of one thread; more than 1 asks for a base that is shipped.
+        report: Is given a line when a run begins or ends.
+
+    Returns:
+        A record named ``step_finetuning``: ``tables["summary"]`` (means, gains over the base and
+        95 % intervals over seeds), ``scores``, ``methods``, ``curves``, ``ceilings`` (real motion
+        and the VAE's reconstruction of it) and ``tried`` (rates).
+
+    Raises:
+        ValueError: No method or rate is given, or a split is unknown.
+    """
+    named = dict(methods) if isinstance(methods, Mapping) else label_methods(methods)
+    if not named or not rates or "validation" in splits:
+        raise ValueError(
+            f"expected methods, rates and splits other than validation, got {list(named)}, "
+            f"{rates} and {splits}"
+        )
+    budget = {"updates": updates, "seconds": seconds}
+    if not updates and not seconds:
+        budget["updates"] = 100
+    plan = partial(
+        Run, bench.base, bench.digest, batch_size=batch_size, n_steps=bench.model.n_steps, **budget
+    )
+    do = partial(_run_here if workers == 1 else run_all, scratch=Path(scratch), report=report)
+    do = partial(do, bench=bench) if workers == 1 else partial(do, workers=workers)
+    tried: list[dict[str, Any]] = []
+    if isinstance(rates, Mapping):
+        chosen = {label: rates[label] for label in named}
+    elif len(rates) == 1:
+        chosen = dict.fromkeys(named, rates[0])
+    else:
+        grid = [
+            plan(label, method, lr, 1000 + seed, splits=("validation",), noise_seeds=1)
+            for seed in range(rate_seeds)
+            for label, method in named.items()
+            for lr in rates
+        ]
+        chosen, tried = best_rates(grid, do(grid))
+    planned = [
+        plan(label, method, chosen[label], seed, splits=tuple(splits), noise_seeds=noise_seeds,
+             prompts=prompts)
+        for seed in range(seeds)
+        for label, method in named.items()
+    ]  # fmt: skip
+    return comparison_record(bench, planned, do(planned), {"tried": tried} if tried else {})
+
+
+def comparison_record(
+    bench: Workbench,
+    planned: Sequence[Run],
+    records: Sequence[RunRecord],
+    tables: Mapping[str, list[dict[str, Any]]] | None = None,
+) -> RunRecord:
+    """One record of many runs, with the base and the upper bounds beside them.
+
+    Args:
+        bench: That the runs belong to.
+        planned: Runs of one budget; each method has one rate and all seeds.
+        records: Of these runs, in the same order.
+        tables: More tables for the record.
+    """
+    run, splits = planned[0], planned[0].splits
+    rows = base_rows(bench, splits, run.noise_seeds, run.prompts) + score_rows(planned, records)
+    curves, seconds = curve_rows(planned, records)
+    metrics = (*METRICS, "mmodality") if run.noise_seeds > 1 else METRICS
+    budget = {"seconds": run.seconds} if run.seconds else {"updates": run.updates, "seconds": 0.0}
+    return RunRecord(
+        "step_finetuning",
+        {"base": run.base, "n_steps": run.n_steps, **budget,
+         "seeds": len({each.seed for each in planned}),
+         "rates": {each.label: each.lr for each in planned}, "batch_size": run.batch_size,
+         "noise_seeds": run.noise_seeds, "prompts": run.prompts, "weights": run.weights},
+        tables={
+            "scores": rows,
+            "ceilings": upper_bound_rows(bench, splits, run.prompts),
+            "methods": seed_rows(rows, splits[0]),
+            **{split: seed_rows(rows, split) for split in splits[1:]},
+            "summary": [row for split in splits for row in summary(rows, split, metrics)],
+            "curves": curves,
+            **(tables or {}),
+        },
+        machine={"curve_seconds": seconds},
+    )  # fmt: skip
+
+
+def label_methods(methods: Sequence[FineTuneMethod]) -> dict[str, FineTuneMethod]:
+    """Names for figures: the class, with k and what is unlike the class's own where given.
+
+    Raises:
+        ValueError: Two methods are equal.
+    """
+    named: dict[str, FineTuneMethod] = {}
+    for method in methods:
+        (values,) = recorded(method).values()
+        steps = f" ({values['steps']})" if values.get("steps", "last") != "last" else ""
+        k = values.get("k") or values.get("window")
+        name = f"{type(method).__name__}{f'-{k}' if k else ''}{steps}"
+        if name in named:
+            raise ValueError(f"two methods are called {name!r}: give a mapping of names to methods")
+        named[name] = method
+    return named
+
+
+def _run_here(
+    planned: Sequence[Run], bench: Workbench, scratch: Path, report: Callable[[str], None]
+) -> list[RunRecord]:
+    """Do the runs that are not done yet, one after the other, in this process."""
+    began, missing = time.monotonic(), [run for run in planned if _record(run, scratch) is None]
+    report(f"{len(planned) - len(missing)} of {len(planned)} runs are done already")
+    for count, run in enumerate(missing, 1):
+        for _ in tuned(bench, run, scratch):
+            pass
+        left = (time.monotonic() - began) / count * (len(missing) - count)
+        report(
+            f"[{count}/{len(missing)}] {run.label}, lr {run.lr:g}, seed {run.seed}: done, "
+            f"{left / 60:.1f} min left"
+        )
+    return [RunRecord.load(scratch / run.record_id) for run in planned]
 
 
 def score_rows(planned: Sequence[Run], records: Sequence[RunRecord]) -> list[dict[str, Any]]:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout, sample
-from easytune_lib.experiments.compare import Progress, resume_state, save_state, with_weights
+from easytune_lib.experiments.compare import with_weights
+from easytune_lib.experiments.tune import Progress, resume_state, save_state
 from easytune_lib.finetuning.loop import Anchor, batches, copy_for_tuning, finetune
 from easytune_lib.finetuning.methods import recorded
 from easytune_lib.metrics.report import embed_motions

@@ -112,7 +112,12 @@ class Tuning:
 
 
 def copy_for_tuning(model: MotionDiffusion) -> MotionDiffusion:
-    """The same with a copy of its denoiser, to be tuned; what was given stays as it is."""
+    """The same with a copy of its denoiser, to be tuned; what was given stays as it is.
+
+    >>> model = et.copy_for_tuning(bench.model)
+    >>> model.denoiser is bench.model.denoiser
+    False
+    """
     return replace(model, denoiser=deepcopy(model.denoiser).requires_grad_())
 
 
@@ -120,6 +125,11 @@ def batches(
     model: MotionDiffusion, pool: Prompts, size: int, seed: int, start: int = 0
 ) -> Iterator[Batch]:
     """Endless batches of prompts drawn from ``pool``, the same for every method.
+
+    >>> pool = bench.prompts["finetune"].prompts
+    >>> first = next(et.batches(bench.model, pool, 4, seed=0))
+    >>> len(first.prompts)
+    4
 
     Batch ``i`` depends on ``(seed, i)`` alone, so that a run may be resumed at any batch.
     """
@@ -174,6 +184,13 @@ def finetune(
     tuning: Tuning | None = None,
 ) -> Iterator[Update]:
     """Raise ``reward`` on generated motions; yields after every optimizer step.
+
+    >>> model = et.copy_for_tuning(bench.model)
+    >>> optimizer = torch.optim.AdamW(model.denoiser.parameters(), lr=1e-4)
+    >>> drawn = et.batches(model, bench.prompts["finetune"].prompts, 2, seed=0)
+    >>> updates = et.finetune(model, bench.reward, drawn, et.EasyTune(2), optimizer)
+    >>> next(updates).step, next(updates).step
+    (2, 3)
 
     Several processes (:mod:`easytune_lib.distributed`) are to be given the same arguments; each
     takes its rows of every batch, and all make, but for rounding, the updates of one alone.

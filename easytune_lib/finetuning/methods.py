@@ -48,6 +48,10 @@ def _ramp(weights: Ramp, n_steps: int) -> tuple[float, ...]:
 class EasyTune:
     """Reward each of ``k`` steps on its own; no gradient in between (Tan et al., 2026, Eq. 6-8).
 
+    >>> plan = et.EasyTune(2).plan(4, torch.Generator().manual_seed(0))
+    >>> sorted(plan.recorded), sorted(plan.rewarded)
+    ([2, 3], [2, 3])
+
     Args:
         k: Rewarded steps; ``None`` is every step.
         steps: Where they lie: the ``last`` k (the released code), every n-th (``strided``;
@@ -145,6 +149,10 @@ class Curriculum:
 class DRaFT:
     """Reward the final motion; backpropagate through the last ``k`` steps (Clark et al., 2024).
 
+    >>> plan = et.DRaFT(2).plan(4, torch.Generator().manual_seed(0))
+    >>> sorted(plan.recorded), sorted(plan.rewarded)
+    ([2, 3], [3])
+
     ``None`` is the whole chain. Deviations: all weights are tuned unless the denoiser is given
     LoRA, and only with ``checkpoint`` are steps recomputed, as in the original: the gradient is
     the same, the memory that of one step. The comparison of Tan et al. has neither. ``hop`` as
@@ -168,6 +176,10 @@ class DRaFT:
 class DRaFTLV:
     """DRaFT-1 whose one gradient is a mean over ``noises`` (Clark et al., 2024, DRaFT-LV).
 
+    >>> plan = et.DRaFTLV().plan(4, torch.Generator().manual_seed(0))
+    >>> sorted(plan.recorded), sorted(plan.rewarded)
+    ([3], [3])
+
     The clean motion is noised again to the last step's level and denoised once more. One of
     the noises is the trajectory's own. Deviation: a mean, not a sum, so that the learning rate
     does not depend on their number.
@@ -187,6 +199,10 @@ class DRaFTLV:
 @dataclass(frozen=True)
 class AlignProp:
     """Record each step with probability ``p`` (Prabhudesai et al., 2023, as Tan et al. ran it).
+
+    >>> plan = et.AlignProp(1.0).plan(4, torch.Generator().manual_seed(0))
+    >>> sorted(plan.recorded), sorted(plan.rewarded)
+    ([0, 1, 2, 3], [3])
 
     At least one step is recorded. The state always carries its gradient through the update rule.
 
@@ -223,6 +239,10 @@ class AlignProp:
 class DRTune:
     """Record ``k`` evenly spaced steps on constant inputs; stop early (Wu et al., 2024).
 
+    >>> plan = et.DRTune(2, window=1).plan(4, torch.Generator().manual_seed(0))
+    >>> sorted(plan.recorded), sorted(plan.rewarded)
+    ([0, 2], [3])
+
     The rewarded step is drawn from the last ``window``; the denoiser never sees a state
     that carries a gradient, the update rule does. So the final state is linear in the noise
     estimates, and with ``replay`` the memory is that of one step, exactly: a first pass keeps no
@@ -250,6 +270,10 @@ class DRTune:
 @dataclass(frozen=True)
 class ReFL:
     """Reward the clean estimate of one random step of the last ``window`` (Xu et al., 2023).
+
+    >>> plan = et.ReFL(1).plan(4, torch.Generator().manual_seed(0))
+    >>> sorted(plan.recorded), sorted(plan.rewarded)
+    ([3], [3])
 
     As Tan et al. ran it, without the original's bound on the reward and its pre-training loss.
 

@@ -18,6 +18,11 @@ Call = Callable[[nn.Module, Tensor, Tensor, Prompts], Tensor]
 class Wrapped(Denoiser):
     """A network with conventions of its own.
 
+    >>> network = torch.nn.Linear(263, 263)
+    >>> mine = et.Wrapped(network, lambda net, x_t, t, prompts: net(x_t), prediction="x0")
+    >>> mine.prediction
+    'x0'
+
     Args:
         network: It is kept as it is, in the mode it is in: mind ``network.eval()``.
         call: Asks ``network`` and returns what it predicts. It gets ``x_t`` as (batch, tokens,

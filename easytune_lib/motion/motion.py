@@ -12,6 +12,10 @@ from easytune_lib.motion.skeleton import Skeleton
 class Motion:
     """Joints of one person over time: metres, right-handed, y up.
 
+    >>> (motion,) = bench.sample(["a person waves."], seconds=1.0)
+    >>> motion.joints.shape
+    (20, 22, 3)
+
     Raises:
         ValueError: The shape does not fit the skeleton, there are no frames, a coordinate is
             NaN or infinite (names frame and joint), or ``fps`` is not positive.

@@ -19,6 +19,10 @@ Function = Callable[[Tensor, Prompts, Tensor | None], Tensor]
 class Mix:
     """A weighted sum of rewards: ``Mix({AlignmentReward(spm): 1.0, Jerk(): 0.002})``.
 
+    >>> from easytune_lib.rewards.kinematic import Jerk
+    >>> et.Mix([(bench.reward, 1.0), (Jerk(), 0.1)]).names
+    ('AlignmentReward', 'Jerk')
+
     Rewards have units; a weight says how many of one are worth one of another. Look at
     :meth:`parts` on motions of the base model before choosing weights, and while tuning: a sum
     that rises may hide a part that falls.

@@ -30,6 +30,9 @@ from easytune_lib.types import Prompts, TextFeatures
 class SPL:
     """How preferences are mined from the reward's failures, and what they weigh.
 
+    >>> et.SPL(top_k=5).weight
+    0.01
+
     Motions are searched in a bank of embeddings of all clips, which is encoded anew every
     ``refresh`` steps, so that a pool may be far larger than a batch.
 

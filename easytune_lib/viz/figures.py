@@ -88,6 +88,42 @@ def printed(runs: Path, size: str) -> list[tuple[str, Printed, RunRecord]]:
     return [(name, *found) for name, found in leading(runs, FIGURES, name_of).items()]
 
 
+def plot(record: RunRecord, name: str | None = None, venue: Venue = OURS) -> Figure:
+    """Draw a figure of a record.
+
+    >>> et.plot(et.memory(bench, [1, 4], batch_size=2)).axes[0].get_ylabel()
+    'held for backward (MiB)'
+
+    Args:
+        record: What an analysis returned, a notebook wrote, or ``RunRecord.load`` read.
+        name: Which of the record's figures, as :func:`names` lists them; the first where ``None``.
+        venue: Whose widths the figure has.
+
+    Raises:
+        ValueError: There is no such figure of this record; says which there are.
+    """
+    return figure_of(record, name).draw(record, venue)
+
+
+def names(record: RunRecord) -> list[str]:
+    """The figures that can be drawn from a record."""
+    return [entry.of(record, entry.name) for entry in FIGURES if entry.kind == record.name]
+
+
+def figure_of(record: RunRecord, name: str | None = None) -> Printed:
+    """The entry of a record's figure; arguments and errors as of :func:`plot`."""
+    own = [entry for entry in FIGURES if entry.kind == record.name]
+    chosen = [entry for entry in own if name in (None, entry.name, entry.of(record, entry.name))]
+    if not chosen:
+        kinds = sorted({entry.kind for entry in FIGURES})
+        raise ValueError(
+            f"a record of {record.name!r} has no figure {name!r}; it has {names(record)}"
+            if own
+            else f"no figure is drawn from a record of {record.name!r}; there are some of {kinds}"
+        )
+    return chosen[0]
+
+
 def _from(key: str, least: int | float) -> Callable[[Parameters], Sequence[str]]:
     """A record of the full size has at least so much of ``key``."""
     return lambda parameters: FULL if parameters[key] >= least else LAPTOP
@@ -96,6 +132,11 @@ def _from(key: str, least: int | float) -> Callable[[Parameters], Sequence[str]]
 def _both(parameters: Parameters) -> Sequence[str]:
     """Long runs have one record, which is shown beside those of either size."""
     return LAPTOP + FULL
+
+
+def _nowhere(parameters: Parameters) -> Sequence[str]:
+    """Drawn on demand, never among the committed figures."""
+    return ()
 
 
 def _only(parameters: Parameters) -> Sequence[str]:
@@ -236,6 +277,24 @@ FIGURES = (
         "Memory held for backward against recorded steps, {base}, 4 prompts",
         _tables("memory"),
         _from("seconds", 20),
+        wide=False,
+    ),
+    Printed(
+        "memory_{base}_{n_steps}",
+        "memory",
+        curves.plot_memory,
+        "Memory held for backward against recorded steps, {base}, {batch_size} prompts",
+        _tables("memory"),
+        _nowhere,
+        wide=False,
+    ),
+    Printed(
+        "tuning_{base}",
+        "tuning",
+        lambda record, width: curves.plot_reward_curves(record, "updates", width),
+        "Training reward of {label}, {base}, lr {lr:g}, seed {seed}",
+        _tables("curves"),
+        _nowhere,
         wide=False,
     ),
     Printed(

@@ -264,3 +264,23 @@ def _rewards(
 def _spoken(names: Sequence[str], caption: str) -> str:
     who = ", ".join(filter(None, names)) or "Motion"
     return f"{who}: {caption}" if caption else f"{who}: a figure in motion"
+
+
+def show(
+    *motions: Motion | Sequence[Motion], overlay: bool = False, **options: Any
+) -> MotionPlayer:
+    """Show motions in a notebook, played in step.
+
+    >>> et.show(bench.sample(["a person waves."], seconds=1.0))
+    MotionPlayer(1 motions, 20 frames)
+
+    Args:
+        motions: A motion, a list of them, or several lists: ``before, after``.
+        overlay: All in one picture, as ghosts; otherwise side by side.
+        options: As of :class:`MotionPlayer`: ``names``, ``title``, ``rewards`` ...
+
+    Raises:
+        ValueError: No motion, or more than 12.
+    """
+    groups = [[one] if isinstance(one, Motion) else list(one) for one in motions]
+    return MotionPlayer([one for group in groups for one in group], overlay=overlay, **options)

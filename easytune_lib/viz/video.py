@@ -37,6 +37,9 @@ def save_video(
 ) -> Path:
     """Write one motion, or several side by side and in step, as MP4 or GIF.
 
+    >>> et.save_video(bench.sample(["a person waves."], seconds=1.0), tmp / "wave.gif").name
+    'wave.gif'
+
     An MP4 is made by the system's ffmpeg, or else by that of ``imageio-ffmpeg``. Where
     neither is there, a GIF is written instead, and the path returned ends in ``.gif``.
     The same motions give the same bytes with the same encoder.

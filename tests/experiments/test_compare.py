@@ -15,6 +15,7 @@ import torch
 from tiny_world import tiny_bench
 
 from easytune_lib.experiments import compare as comparison
+from easytune_lib.experiments import tune as tune_module
 from easytune_lib.experiments.compare import (
     Progress,
     Run,
@@ -51,7 +52,7 @@ def eager(monkeypatch):
     """A clock by which half a minute passes whenever it is read, so that every batch is saved."""
     ticks = count()
     clock = SimpleNamespace(process_time=lambda: 30.0 * next(ticks), monotonic=lambda: 0.0)
-    monkeypatch.setattr(comparison, "time", clock)
+    monkeypatch.setattr(tune_module, "time", clock)
 
 
 def weights(run, scratch):
@@ -234,7 +235,7 @@ class TestTuned:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(comparison, "judged", dies)
+            patch.setattr(comparison, "evaluate", dies)
             list(tuned(BENCH, RUN, tmp_path / "killed"))
         assert list(tuned(BENCH, RUN, tmp_path / "killed")) == []
         list(tuned(BENCH, RUN, tmp_path / "unbroken"))
