@@ -1,4 +1,4 @@
-"""How much of the reward gradient each denoising step contributes, and what carries it there."""
+"""The share of the reward gradient that each denoising step contributes, and its way there."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,14 +6,21 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from easytune_lib.analysis.jacobians import (
+    JacobianNorms,
+    StepMap,
+    estimate_norms,
+    exact_norms,
+    step_matrix,
+)
 from easytune_lib.diffusion.guidance import SelfGuided
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.diffusion.rollout import Step, gain, rollout, score
+from easytune_lib.diffusion.rollout import gain, rollout, score
 from easytune_lib.plan import GradientPlan
 from easytune_lib.types import Denoiser, Prompts, Reward
 
@@ -43,41 +50,13 @@ class GradientBias:
 
     @property
     def early(self) -> tuple[float, float]:
-        """How much of the summed norms the first half of the steps has: the chain's, EasyTune's.
+        """Share of the summed norms in the first half of the steps: the chain's, EasyTune's.
 
         1/2 is even; if the recursion starved early steps, the chain's would be far below.
         """
         half = len(self.chain) // 2
         chain, easytune = (float(n[:half].sum() / n.sum()) for n in (self.chain, self.easytune))
         return chain, easytune
-
-
-@dataclass(frozen=True)
-class JacobianNorms:
-    """Sizes of the Jacobians ``J_i = d x_(i+1) / d x_i`` along a rollout, per sample.
-
-    Frobenius norms are divided by ``sqrt(dim)``: an identity of any size has norm 1.
-    """
-
-    frobenius: Float[Tensor, "steps batch"]
-    spectral: Float[Tensor, "steps batch"]
-    product_frobenius: Float[Tensor, "steps batch"]  # of J_(n-1) ... J_i: from step i to the end
-    product_spectral: Float[Tensor, "steps batch"]
-    frobenius_error: Float[Tensor, "steps batch"]  # standard errors, 0 where exact
-    product_frobenius_error: Float[Tensor, "steps batch"]
-    dim: Int[Tensor, " batch"]  # entries of the state that are not padding
-
-    @property
-    def divided(self) -> Float[Tensor, "steps batch"]:
-        """``|| product of J_s / dim ||_F``: the division inside the product, as printed in Fig. 3.
-
-        It decays by ``dim`` a step whatever the model does: an identity chain gives
-        ``dim ** (0.5 - steps)``.
-        """
-        steps = torch.arange(len(self.frobenius), 0, -1, dtype=torch.float64)[:, None]
-        return self.product_frobenius.double() * self.dim.double() ** (
-            0.5 - steps.to(self.dim.device)
-        )
 
 
 class _Guided(nn.Module):
@@ -132,7 +111,7 @@ def step_gradients(
     plan: GradientPlan,
     rng: torch.Generator | None = None,
 ) -> Float[Tensor, "steps params"]:
-    """Each denoising step's own share of the reward gradient, before any update.
+    """Compute each denoising step's own share of the reward gradient, before any update.
 
     Row ``i`` is the gradient with respect to the weights *as used by step i*, of the mean
     reward (weighed and capped as the plan says), summed over the rewarded steps. The rows add
@@ -167,17 +146,13 @@ def share_norms(
     prompts: Prompts,
     plan: GradientPlan,
     rng: torch.Generator | None = None,
+    *,
     reference: Float[Tensor, "steps params"] | None = None,
 ) -> Shares:
-    """As :func:`step_gradients`, keeping norms and the sum only.
+    """Compute the norms and the sum of :func:`step_gradients`, without the matrix.
 
     Args:
-        model: See :func:`step_gradients`; so for the arguments up to ``rng``.
-        reward: Frozen.
-        x_T: Pure noise.
-        prompts: Captions and lengths.
-        plan: From a method's ``plan``.
-        rng: For stochastic samplers.
+        model, reward, x_T, prompts, plan, rng: See :func:`step_gradients`.
         reference: Another plan's :func:`step_gradients`, for instance EasyTune's, to which
             each share's cosine is taken.
 
@@ -217,7 +192,7 @@ def reward_gradient(
     plan: GradientPlan,
     rng: torch.Generator | None = None,
 ) -> Float[Tensor, " params"]:
-    """The gradient that one batch of training follows, by plain backpropagation.
+    """Compute the gradient that one batch of training follows, by plain backpropagation.
 
     Of the mean reward, summed over the rewarded steps; no weight and no ``.grad`` changes.
     """
@@ -239,13 +214,10 @@ def gradient_bias(
     plan: GradientPlan | None = None,
     rng: torch.Generator | None = None,
 ) -> GradientBias:
-    """What the stop-gradient on the states leaves out, on one batch.
+    """Measure what the stop-gradient on the states leaves out, on one batch.
 
     Args:
-        model: See :func:`step_gradients`; so for the arguments up to ``prompts``.
-        reward: Frozen.
-        x_T: Pure noise.
-        prompts: Captions and lengths.
+        model, reward, x_T, prompts: See :func:`step_gradients`.
         plan: Of the method that stands for EasyTune; by default EasyTune on all steps.
         rng: For stochastic samplers; both gradients are of the same noise.
 
@@ -258,11 +230,12 @@ def gradient_bias(
         share_norms(model, reward, x_T, prompts, each, None if rng is None else rng.clone_state())
         for each in (easy, full)
     )
-    size = b.total.norm()
+    easytune, chain = a.total.double(), b.total.double()  # float32 sums of millions err by 1e-4
+    size = chain.norm()
     return GradientBias(
-        float(torch.cosine_similarity(a.total, b.total, dim=0)),
-        float(a.total.norm() / size),
-        float((a.total - b.total).norm() / size),
+        float(torch.cosine_similarity(easytune, chain, dim=0)),
+        float(easytune.norm() / size),
+        float((easytune - chain).norm() / size),
         a.norms,
         b.norms,
     )
@@ -276,7 +249,7 @@ def jacobian_norms(
     iterations: int = 10,
     rng: torch.Generator | None = None,
 ) -> JacobianNorms:
-    """How a small change of the state grows or shrinks from step to step, and to the end.
+    """Measure how a small change of the state grows from step to step, and to the end.
 
     The map of a step includes guidance and the sampler; entries of padded frames are
     left out. The weights' gradient at step ``i`` reaches the reward through the product.
@@ -304,10 +277,12 @@ def jacobian_norms(
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         steps = rollout(model, x_T.detach().requires_grad_(), prompts, everything, rng)
         if probes is None:
-            return _exact([_matrix(step, real) for step in steps], real)
+            return exact_norms([step_matrix(step, real) for step in steps], real)
         if probes < 2 or rng is None:
             raise ValueError(f"estimates need probes >= 2 and rng=stream(...), got {probes}, {rng}")
-        return _estimated([_StepMap(step, real) for step in steps], real, probes, iterations, rng)
+        return estimate_norms(
+            [StepMap(step, real) for step in steps], real, probes, iterations, rng
+        )
 
 
 def _tuned(network: Denoiser) -> dict[str, Tensor]:
@@ -347,115 +322,3 @@ def _real_entries(x_T: Tensor, prompts: Prompts) -> Bool[Tensor, "batch tokens d
     framewise = x_T.shape[1] == prompts.frames
     keep = prompts.mask if framewise else torch.ones_like(x_T[..., 0], dtype=torch.bool)
     return keep[..., None].expand_as(x_T)
-
-
-def _size(x: Tensor) -> Float[Tensor, " batch"]:
-    return torch.linalg.vector_norm(x, dim=(1, 2))
-
-
-def _matrix(step: Step, real: Tensor) -> Float[Tensor, "batch dim dim"]:
-    """``J[b]`` with zero rows and columns where padded."""
-    batch, dim = len(real), real[0].numel()
-    basis = torch.eye(dim, dtype=step.x.dtype, device=step.x.device)
-    cotangents = basis.view(dim, 1, *real.shape[1:]).expand(-1, *real.shape)
-    (rows,) = torch.autograd.grad(step.x, step.x_t, cotangents, is_grads_batched=True)
-    keep = real.reshape(batch, dim)
-    return rows.view(dim, batch, dim).transpose(0, 1) * (keep[:, :, None] & keep[:, None])
-
-
-def _exact(jacobians: list[Tensor], real: Tensor) -> JacobianNorms:
-    products = [jacobians[-1]]
-    for jacobian in reversed(jacobians[:-1]):
-        products.insert(0, products[0] @ jacobian)
-    dim = real.sum((1, 2))
-    single, product = torch.stack(jacobians), torch.stack(products)
-    frobenius, product_frobenius = (
-        torch.linalg.matrix_norm(m) / dim.sqrt() for m in (single, product)
-    )
-    return JacobianNorms(
-        frobenius, torch.linalg.matrix_norm(single, 2),
-        product_frobenius, torch.linalg.matrix_norm(product, 2),
-        torch.zeros_like(frobenius), torch.zeros_like(frobenius), dim,
-    )  # fmt: skip
-
-
-class _StepMap:
-    """One step as a linear map around its state, on real entries only, without a matrix."""
-
-    def __init__(self, step: Step, real: Tensor):
-        self.before, self.after, self.real = step.x_t, step.x, real
-        self.dual = torch.zeros_like(step.x, requires_grad=True)
-        (self.pulled,) = torch.autograd.grad(self.after, self.before, self.dual, create_graph=True)
-
-    def pull(self, u: Tensor) -> Tensor:
-        """``J^T u``."""
-        cotangent = u * self.real
-        return (
-            self.real
-            * torch.autograd.grad(self.after, self.before, cotangent, retain_graph=True)[0]
-        )
-
-    def push(self, v: Tensor) -> Tensor:
-        """``J v``: the derivative of ``J^T u``, which is linear in u."""
-        return (
-            self.real
-            * torch.autograd.grad(self.pulled, self.dual, v * self.real, retain_graph=True)[0]
-        )
-
-
-def _estimated(
-    maps: list[_StepMap], real: Tensor, probes: int, iterations: int, rng: torch.Generator
-) -> JacobianNorms:
-    like = maps[0].after
-
-    def draw() -> Tensor:
-        v = torch.randn(like.shape, generator=rng, dtype=like.dtype).to(like.device)
-        return v * real
-
-    single = torch.stack([
-        torch.stack([_size(step.pull(draw())) ** 2 for step in maps]) for _ in range(probes)
-    ])  # fmt: skip
-    products = []
-    for _ in range(probes):
-        v, sizes = draw(), []
-        for step in reversed(maps):
-            v = step.pull(v)
-            sizes.insert(0, _size(v) ** 2)
-        products.append(torch.stack(sizes))
-
-    dim = real.sum((1, 2))
-    frobenius, error = _root_mean(single / dim)
-    product_frobenius, product_error = _root_mean(torch.stack(products) / dim)
-    spectral = torch.stack(
-        [_power(maps[i : i + 1], draw(), iterations)[0] for i in range(len(maps))]
-    )
-    product_spectral, u = [], draw()
-    for i in reversed(range(len(maps))):  # each chain starts from the direction of the one after
-        size, u = _power(maps[i:], u, iterations)
-        product_spectral.insert(0, size)
-    return JacobianNorms(
-        frobenius, spectral, product_frobenius, torch.stack(product_spectral),
-        error, product_error, dim,
-    )  # fmt: skip
-
-
-def _root_mean(squares: Float[Tensor, "probes steps batch"]) -> tuple[Tensor, Tensor]:
-    """The root of the mean over probes, and its standard error (delta method)."""
-    root = squares.mean(0).sqrt()
-    error = squares.std(0) / len(squares) ** 0.5
-    return root, torch.where(root > 0, error / (2 * root), 0.0)
-
-
-def _power(maps: list[_StepMap], u: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """The largest singular value of the chained ``maps`` and its output direction."""
-    size = _size(u)
-    tiny = torch.finfo(u.dtype).tiny
-    for _ in range(iterations):
-        for step in reversed(maps):
-            u = step.pull(u)
-        u = u / _size(u).clamp(min=tiny)[:, None, None]
-        for step in maps:
-            u = step.push(u)
-        size = _size(u)
-        u = u / size.clamp(min=tiny)[:, None, None]
-    return size, u

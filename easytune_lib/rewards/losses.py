@@ -182,6 +182,7 @@ def spm_loss(
     rng: torch.Generator,
     loss: SPMLoss = LAPTOP,
     noise: Corruption | None = None,
+    *,
     precision: Precision = "float32",
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
     """The loss of one batch, and its terms before they are weighted.
@@ -228,6 +229,7 @@ def spm_objective(
     model: SPM,
     clips: Sequence[Clip],
     features: CaptionFeatures,
+    *,
     loss: SPMLoss = LAPTOP,
     noise: Corruption | None = MIXED,
     batch_size: int = 64,
@@ -255,6 +257,6 @@ def spm_objective(
     def objective(rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         batch = draw(rng).to(device)
         text = features(batch.texts).to(device)
-        return spm_loss(model, batch, text, rng, loss, noise, precision)
+        return spm_loss(model, batch, text, rng, loss, noise, precision=precision)
 
     return objective

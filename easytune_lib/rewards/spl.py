@@ -28,7 +28,7 @@ from easytune_lib.types import Prompts, TextFeatures
 
 @dataclass(frozen=True)
 class SPL:
-    """How preferences are mined from the reward's failures, and what they weigh.
+    """Settings of the preferences that are mined from the reward's failures.
 
     >>> et.SPL(top_k=5).weight
     0.01
@@ -73,7 +73,7 @@ def mine(
     same: Bool[Tensor, "texts motions"],
     k: int,
 ) -> tuple[Bool[Tensor, " texts"], Int[Tensor, " texts"]]:
-    """Which captions miss their motion among the top ``k``, and the best wrong motion of each.
+    """Find captions that miss their motion among the top ``k``, and the best wrong motion of each.
 
     Args:
         scores: Reward of each motion for each caption.
@@ -83,6 +83,8 @@ def mine(
 
     Raises:
         ValueError: Nothing could be missed, or no place is given.
+
+    Source: Tan et al. (2026), Eq. 13 and 14.
     """
     if not 1 <= k < scores.shape[1]:
         raise ValueError(
@@ -94,35 +96,25 @@ def mine(
     return (wrong >= scores.gather(1, truth[:, None])).sum(1) >= k, wrong.argmax(1)
 
 
-def preference_loss(
-    winner: Float[Tensor, " pairs"], loser: Float[Tensor, " pairs"], temperature: float
-) -> Float[Tensor, " pairs"]:
-    """KL of the preference (1, 0) and the softmax of the two rewards over ``temperature``.
-
-    Source: Tan et al. (2026), Eq. 15 and 17; equal to ``-log sigmoid`` of the margin.
-    """
-    return F.softplus((loser - winner) / temperature)
-
-
 def spl_loss(
-    scores: Float[Tensor, "texts motions"],
-    truth: Int[Tensor, " texts"],
-    same: Bool[Tensor, "texts motions"],
-    k: int = 10,
+    winner: Float[Tensor, " pairs"],
+    loser: Float[Tensor, " pairs"],
+    captions: int,
     temperature: float = 0.1,
-) -> tuple[Float[Tensor, ""], float]:
-    """The loss, a mean over all captions, and the share of captions that were refined.
+) -> Float[Tensor, ""]:
+    """KL of the preference (1, 0) and the softmax of each pair of rewards, over all captions.
 
-    A caption whose motion is retrieved adds exactly 0, to the loss and to the gradient; of the
-    others, only the scores of the truth and of the best wrong motion get a gradient.
-    Arguments as those of :func:`mine`.
+    A caption whose motion is retrieved has no pair: it adds exactly 0, to loss and gradient.
 
-    Source: Tan et al. (2026), Eq. 13 to 17.
+    Args:
+        winner: Reward of the true motion of each caption that :func:`mine` finds refined.
+        loser: Of the best wrong motion of that caption.
+        captions: Captions of the batch, refined or not, that the mean is over.
+        temperature: Of the softmax.
+
+    Source: Tan et al. (2026), Eq. 15 to 17; a pair's KL is ``-log sigmoid`` of its margin.
     """
-    refined, loser = mine(scores.detach(), truth, same, k)
-    pair = scores.gather(1, torch.stack([truth, loser], dim=1))[refined]
-    loss = preference_loss(pair[:, 0], pair[:, 1], temperature).sum() / len(scores)
-    return loss, refined.float().mean().item()
+    return F.softplus((loser - winner) / temperature).sum() / captions
 
 
 def official_spl_loss(
@@ -160,6 +152,7 @@ class Refinement:
         model: SPM,
         clips: Sequence[Clip],
         features: CaptionFeatures,
+        *,
         spl: SPL,
         loss: SPMLoss,
         noise: Corruption | None,
@@ -201,7 +194,7 @@ class Refinement:
             lost = by_rows(model.encode_motion, wrong.features, wrong.mask)[0]
             caption = by_rows(model.encode_text, text[refined.nonzero().flatten()])[0]
             winner, worse = (F.cosine_similarity(motion, caption) for motion in (won, lost))
-            preference = preference_loss(winner, worse, spl.temperature).sum() / len(batch)
+            preference = spl_loss(winner, worse, len(batch), spl.temperature)
         terms |= {"spl": preference.item(), "refined": refined.float().mean().item()}
         return total + spl.weight * preference, terms
 
@@ -247,6 +240,7 @@ def spl_objective(
     clips: Sequence[Clip],
     features: CaptionFeatures,
     spl: SPL = SPL(),
+    *,
     loss: SPMLoss = LAPTOP,
     noise: Corruption | None = MIXED,
     batch_size: int = 64,
@@ -265,7 +259,10 @@ def spl_objective(
             f"top {spl.top_k} of a pool of {spl.pool} out of {len(clips)} clips: top_k must be at "
             "least 1 and smaller than the pool and the corpus, or nothing can be missed"
         )
-    return Refinement(model, clips, features, spl, loss, noise, batch_size, max_frames)
+    return Refinement(
+        model, clips, features, spl=spl, loss=loss, noise=noise, batch_size=batch_size,
+        max_frames=max_frames,
+    )  # fmt: skip
 
 
 def official_spl_objective(
@@ -273,6 +270,7 @@ def official_spl_objective(
     clips: Sequence[Clip],
     features: CaptionFeatures,
     spl: OfficialSPL = OfficialSPL(),
+    *,
     loss: SPMLoss = LAPTOP,
     noise: Corruption | None = MIXED,
     batch_size: int = 64,

@@ -16,8 +16,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from scipy.special import stdtrit
 
+from easytune_lib.metrics.intervals import interval
 from easytune_lib.records import RunRecord
 from easytune_lib.viz.style import (
     COLUMN,
@@ -304,8 +304,8 @@ def plot_method_table(
             color, marker = (method_style(method)[key] for key in ("color", "marker"))
             ax.plot(values, np.full(len(values), y), ".", color=color, ms=3, alpha=0.4)
             if len(values) > 1:
-                half = stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / len(values) ** 0.5
-                ax.hlines(y, values.mean() - half, values.mean() + half, color=color, lw=1.4)
+                _, low, high = interval(values.tolist())
+                ax.hlines(y, low, high, color=color, lw=1.4)
             ax.plot(values.mean(), y, marker, color=color, ms=5)
         ax.set(xlabel=METRICS.get(metric, metric))
         _method_axis(ax, methods)

@@ -49,7 +49,7 @@ def test_streamed_norms_are_those_of_the_matrix(world, method):
     matrix = step_gradients(model, reward, x_T, prompts, plan, rng(5))
     easy = EasyTune(STEPS).plan(STEPS, rng())
     reference = step_gradients(model, reward, x_T, prompts, easy, rng(5))
-    shares = share_norms(model, reward, x_T, prompts, plan, rng(5), reference)
+    shares = share_norms(model, reward, x_T, prompts, plan, rng(5), reference=reference)
     torch.testing.assert_close(shares.norms, matrix.norm(dim=1))
     torch.testing.assert_close(shares.total, matrix.sum(0))
     torch.testing.assert_close(

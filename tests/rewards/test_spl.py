@@ -13,11 +13,17 @@ from easytune_lib.rewards.spl import (
     mine,
     official_spl_loss,
     official_spl_objective,
-    preference_loss,
     spl_loss,
     spl_objective,
 )
 from easytune_lib.training import TrainingPlan, train
+
+
+def loss_of(scores, truth, same, k, temperature=0.1):
+    """The loss of a whole matrix of rewards, and the share of captions that are refined."""
+    refined, loser = mine(scores.detach(), truth, same, k)
+    winner, wrong = scores.gather(1, torch.stack([truth, loser], 1))[refined].T
+    return spl_loss(winner, wrong, len(scores), temperature), refined.float().mean().item()
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -34,7 +40,7 @@ def test_loss_and_gradient_by_hand():
     scores = torch.tensor([[1.0, 9, 1, 2], [1, 5, 4, 1]]).log().requires_grad_()
     same = torch.zeros(2, 4, dtype=torch.bool)
     same[0, 1] = True
-    loss, refined = spl_loss(scores, torch.tensor([0, 1]), same, k=1, temperature=1.0)
+    loss, refined = loss_of(scores, torch.tensor([0, 1]), same, k=1, temperature=1.0)
     assert loss.item() == pytest.approx(math.log(3) / 2)
     assert refined == 0.5
     loss.backward()
@@ -49,13 +55,13 @@ def test_the_loss_is_the_kl_of_the_two_preferences():
     p = torch.stack([winner, loser]).div(0.3).softmax(0)
     q = torch.tensor([1.0, 0.0])[:, None].expand(2, 20)
     expected = torch.nn.functional.kl_div(p.log(), q, reduction="none").sum(0)
-    torch.testing.assert_close(preference_loss(winner, loser, 0.3), expected)
+    torch.testing.assert_close(spl_loss(winner, loser, 20, 0.3), expected.mean())
 
 
 def test_nothing_is_learnt_where_all_is_retrieved():
     scores = torch.eye(6).requires_grad_()
     same = torch.zeros(6, 6, dtype=torch.bool)
-    loss, refined = spl_loss(scores, torch.arange(6), same, k=1)
+    loss, refined = loss_of(scores, torch.arange(6), same, k=1)
     loss.backward()
     assert loss.item() == 0 and refined == 0
     assert scores.grad is not None and not scores.grad.any()
@@ -81,7 +87,7 @@ def test_mining_against_a_sorted_list(seed):
 def test_a_motion_without_rivals_counts_as_found():
     scores = torch.tensor([[0.0, 1, 2]]).requires_grad_()
     same = torch.ones(1, 3, dtype=torch.bool)
-    loss, refined = spl_loss(scores, torch.tensor([0]), same, k=1)
+    loss, refined = loss_of(scores, torch.tensor([0]), same, k=1)
     loss.backward()
     assert loss.item() == 0 and refined == 0
     assert scores.grad is not None and not scores.grad.any()
@@ -129,7 +135,7 @@ def test_the_objective_equals_the_loss_of_all_scores(spm, clips, features):
     text, _ = model.encode_text(features(batch.texts))
     scores = torch.nn.functional.cosine_similarity(text[:, None], motion[None], dim=-1)
     same = rows[:, None] == torch.arange(16)
-    loss, refined = spl_loss(scores, rows, same, k=2)
+    loss, refined = loss_of(scores, rows, same, k=2)
     assert terms["spl"] == pytest.approx(loss.item(), rel=1e-4)
     assert terms["refined"] == pytest.approx(refined)
 
@@ -185,7 +191,7 @@ def test_preferences_alone_repair_retrieval(spm, clips, features, found):
     before = found(model)
     only = SPMLoss(reconstruction=0.0, kl=0.0, latent=0.0, contrastive=0.0)
     spl = SPL(top_k=1, weight=1.0, pool=16, refresh=1)
-    refine = spl_objective(model, clips, features, spl, only, **fit)
+    refine = spl_objective(model, clips, features, spl, loss=only, **fit)
     plan = TrainingPlan("spl", steps=40, lr=1e-3, warmup=3, ema=0.0)
     steps = list(train(model, refine, plan))
     assert found(model) > before + 0.15
@@ -227,7 +233,7 @@ class TestOfficial:
         assert scores.grad is not None
         assert scores.grad[0, 0] < 0 < scores.grad[0, 1] and scores.grad[0, 2] == 0
         assert not scores.grad[1:].any(), "where the truth is first the pair is one score twice"
-        ours, refined = spl_loss(
+        ours, refined = loss_of(
             scores.detach(), torch.arange(3), torch.eye(3, dtype=torch.bool), k=2
         )
         assert ours == 0 and refined == 0
