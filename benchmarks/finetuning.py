@@ -255,7 +255,9 @@ def _methods(
     rows: list[dict[str, Any]] = [{"space": space, "method": SAMPLING, "live_mib": least}]
     times = []
     rates = {
-        micro: calibrate(world.model, world.reward, world.batch.x_T, prompts, micro, repeats=1)
+        micro: calibrate(
+            world.model, world.reward, world.batch.x_T, prompts, micro_batch=micro, repeats=1
+        )
         for micro in (None, size.micro_batch)
     }
     window = min(10, size.n_steps)

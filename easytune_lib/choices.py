@@ -4,6 +4,18 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
+def check_choice(name: str, value: Any, kind: Any) -> None:
+    """Refuse a value that the ``Literal`` type ``kind`` does not list.
+
+    Raises:
+        ValueError: Says what came, and what there is.
+    """
+    if value not in get_args(kind):
+        raise ValueError(
+            f"no {name}={value!r}: it is one of {', '.join(map(repr, get_args(kind)))}"
+        )
+
+
 def check_choices(self: Any) -> None:
     """Refuse a value that its field's ``Literal`` annotation does not list.
 

@@ -1,13 +1,14 @@
-"""What a fine-tuning method costs: time, calls and memory, measured or foretold."""
+"""Time, calls and memory of a fine-tuning method, measured or foretold."""
 
 import os
 import resource
 import sys
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,11 +22,6 @@ from easytune_lib.plan import GradientPlan
 from easytune_lib.types import Prompts, Reward
 
 MIB = 2**20
-
-
-class _Update(Protocol):
-    @property
-    def last(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -60,8 +56,8 @@ def saved_bytes(fn: Callable[[], object]) -> int:
 def saved_by_item(items: Iterable[object]) -> list[int]:
     """The bytes held for backward when each item has been made, the ones before it let go.
 
-    For instance of the steps of a :func:`~easytune_lib.diffusion.rollout.rollout`, none of which
-    goes backward: how memory grows along a trajectory. Counted as by :func:`saved_bytes`.
+    For instance of the steps of a rollout, none of which goes backward: how memory grows along
+    a trajectory. Counted as by :func:`saved_bytes`.
 
     Source: Tan et al. (2026), Fig. 6 ("without backpropagation").
     """
@@ -113,7 +109,7 @@ def _is_parameter(tensor: Tensor) -> bool:
     return isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
 
 
-def measure(run: Callable[[], Iterable[_Update]]) -> Cost:
+def measure(run: Callable[[], Iterable[Any]]) -> Cost:
     """Run a fine-tuning twice, once for time and once for memory.
 
     Args:
@@ -140,13 +136,9 @@ def measure(run: Callable[[], Iterable[_Update]]) -> Cost:
 
     gpu_mib = torch.cuda.max_memory_allocated() / MIB if gpu else None
 
-    def again() -> None:
-        for _ in run():
-            pass
-
     return Cost(
         updates_per_trajectory=len(lasts) / sum(lasts),
-        saved_mib=saved_bytes(again) / MIB,
+        saved_mib=saved_bytes(lambda: deque(run(), 0)) / MIB,
         cpu_seconds=cpu / len(lasts),
         wall_seconds=wall / len(lasts),
         process_mib=process_peak_mib(),
@@ -214,7 +206,7 @@ class _Live(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Calls:
-    """What one trajectory under a plan asks for; the same on every machine."""
+    """Calls that one trajectory under a plan asks for; the same on every machine."""
 
     denoiser: int  # calls of the network on a batch, guidance being one
     recorded: int  # of these, whose graph is kept and goes backward
@@ -238,7 +230,7 @@ class Calls:
 
 @dataclass(frozen=True)
 class Rates:
-    """What one call of everything costs on this machine, on one batch; see :func:`calibrate`."""
+    """Cost of one call of each part on this machine, on one batch; see :func:`calibrate`."""
 
     network: float  # seconds of a denoiser call
     network_back: float  # more seconds, where it is recorded and goes backward
@@ -253,7 +245,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run is expected to cost; times vary with what else the machine does."""
+    """Expected cost of a run; times vary with the machine's load."""
 
     calls: Calls  # a trajectory
     seconds: float  # a trajectory
@@ -266,18 +258,16 @@ class Forecast:
 def cost(plan: GradientPlan, rates: Rates, available_mib: float | None = None) -> Forecast:
     """Foretell time and memory of training under ``plan``, before it begins.
 
-    One recorded call holds its graph; in a chain all recorded calls hold theirs until the one
-    reward is scored, with a detached state only one does. Checkpoints hold states in place of
-    graphs, and one graph at a time. Time is a sum over calls.
+    In a chain, all recorded calls hold their graphs until the one reward is scored; with a
+    detached state only one does. Checkpoints hold states in place of graphs, and one graph at a
+    time. Time is a sum over calls.
 
     Args:
         plan: From a method's ``plan``.
         rates: Measured by :func:`calibrate` with the batch size and lengths of the run.
-        available_mib: What may be used; ``None``: what this machine has left, see
-            :func:`available`.
+        available_mib: What may be used; ``None``: what :func:`available` says.
 
-    Source: the cost model of the step graph; held against measurement in
-    ``tests/analysis/test_cost.py`` (memory, within 5 %) and by ``make bench``.
+    Source: the cost model of the step graph; memory is tested to be within 5 %.
     """
     calls = Calls.of(plan)
     chained = 1 if plan.detach_state else calls.recorded
@@ -311,6 +301,7 @@ def calibrate(
     reward: Reward,
     x_T: Float[Tensor, "batch tokens dim"],
     prompts: Prompts,
+    *,
     micro_batch: int | None = 8,
     repeats: int = 3,
     clock: Callable[[], float] = time.perf_counter,

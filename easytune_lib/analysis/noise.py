@@ -1,4 +1,4 @@
-"""Whether an encoder, such as a reward's, still understands a noised motion, and ranks it right."""
+"""Tests of an encoder, such as a reward's, on noised motions: likeness and ranking."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from easytune_lib.choices import check_choices
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout
 from easytune_lib.diffusion.schedule import NoiseSchedule
@@ -38,7 +39,7 @@ def similarity_by_step(
     prompts: Prompts,
     rng: torch.Generator | None = None,
 ) -> NoiseSimilarity:
-    """How like the final motion the states on the way to it look to ``encode``.
+    """Compare the states of a rollout with its final motion, by cosine of their embeddings.
 
     Args:
         encode: The encoder under test.
@@ -101,12 +102,16 @@ def similarity_by_noise(
 
 @dataclass(frozen=True)
 class Reader:
-    """What ranks motions that are still on their way."""
+    """A text-motion encoder that ranks motions at some step of a rollout."""
 
     embed: Callable[[Tensor, Prompts, Tensor | None], Tensor]  # motions, told the step or not
     embed_text: Callable[[TextFeatures], Tensor]
     reads: Literal["x_t", "x0_hat"]  # the noised state, or the clean one it points to
     told: bool = True  # whether a reader of ``x_t`` is told the step
+
+    def __post_init__(self) -> None:
+        """Refuse a state that there is not."""
+        check_choices(self)
 
 
 @torch.no_grad()
@@ -116,10 +121,11 @@ def ranking_by_step(
     x_T: Float[Tensor, "batch tokens dim"],
     prompts: Prompts,
     labels: Sequence[str],
+    *,
     rng: torch.Generator | None = None,
     group_size: int = 32,
 ) -> dict[str, Float[Tensor, "steps asked"]]:
-    """Whether each reader ranks a caption's own motion first, at each step of a rollout.
+    """Count how often readers rank a caption's own motion first, by step of a rollout.
 
     Per reader, step and caption, the share of draws in which the motion made for the caption is
     nearer to it than those of the other captions of its group. At a step, all readers rank the

@@ -11,7 +11,7 @@ from easytune_lib.seeding import stream
 def convergence_bound(
     gap: float, smoothness: float, rate: float, updates: int, noise: float, bias: float = 0.0
 ) -> float:
-    r"""How large the mean squared gradient of EasyTune's objective can be, over a run of SGD.
+    r"""Bound the mean squared gradient of EasyTune's objective over a run of SGD.
 
     .. math:: \frac1K \sum_{k<K} E\|\nabla L(\theta_k)\|^2
               \le \frac{2 (L(\theta_0) - L^*)}{\eta K} + L_s \eta \sigma^2 + \delta^2

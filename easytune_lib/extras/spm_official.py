@@ -21,7 +21,7 @@ TOLD = {
     "text": (False, True),
     "both": (True, True),
 }
-"""Whether the motion encoder and the text encoder are told the training step of the noise."""
+"""Encoders that are told the training step of the noise: the motion's, the text's."""
 
 
 class OfficialSPM(SPM):
@@ -56,6 +56,7 @@ class OfficialSPM(SPM):
         self,
         mean: Sequence[float],
         std: Sequence[float],
+        *,
         dim: int = 256,
         layers: int = 9,
         heads: int = 4,

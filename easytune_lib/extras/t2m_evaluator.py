@@ -48,7 +48,7 @@ IMPORTANT = {
 
 @dataclass(frozen=True, eq=False)
 class TaggedWords:
-    """What the evaluator reads of a caption: a vector and a part of speech for each word."""
+    """Words as the evaluator reads them: each a vector and a part of speech."""
 
     rows: Mapping[str, int]  # word -> row of `table`; holds UNKNOWN
     table: Float32[np.ndarray, "words dim"]

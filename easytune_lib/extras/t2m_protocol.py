@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from easytune_lib.choices import check_choices
 from easytune_lib.metrics.distribution import diversity, fid, multimodality
 from easytune_lib.metrics.intervals import Interval, published_interval
 from easytune_lib.metrics.retrieval import r_precision
@@ -22,7 +23,7 @@ from easytune_lib.seeding import stream
 
 @dataclass(frozen=True)
 class Protocol:
-    """How embeddings become the five metrics; the defaults are those of MLD and EasyTune.
+    """Choices by which embeddings become the five metrics; by default those of MLD and EasyTune.
 
     Attributes:
         groups: Of R-precision and MM-Dist. ``"shuffled"`` cuts a shuffle of the whole set (MLD,
@@ -61,6 +62,10 @@ class Protocol:
     mm_repeats: int | None = 30
     replications: int = 20
 
+    def __post_init__(self) -> None:
+        """Refuse a choice that there is not."""
+        check_choices(self)
+
 
 EASYTUNE = Protocol()
 """MLD, MotionLCM and EasyTune."""
@@ -74,7 +79,7 @@ MDM = Protocol(groups="given", paired=False, mm_prompts=128)
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """What an evaluator says of one replication."""
+    """An evaluator's embeddings of one replication."""
 
     text: Float[Tensor, "n dim"]  # in the loader's order where groups are "given"
     motion: Float[Tensor, "n dim"]  # generated for row i of ``text``; or real, for the first line

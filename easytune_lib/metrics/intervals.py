@@ -1,4 +1,4 @@
-"""How sure one can be of a number: over runs, over prompts, over replications."""
+"""Intervals of a number: over runs, over prompts, over replications."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 Statistic = Callable[[Tensor], Tensor]
-"""Of resampled values ``(draws, n)``: one number a draw."""
+"""Reduces resampled values ``(draws, n)`` to one number a draw."""
 
 _AT_ONCE = 4_000_000  # resampled values in memory
 
@@ -49,13 +49,6 @@ def band(name: str, rows: Sequence[Sequence[float]]) -> dict[str, list[float]]:
         f"{name}_low": [row.low for row in found],
         f"{name}_high": [row.high for row in found],
     }
-
-
-def paired_interval(a: Sequence[float], b: Sequence[float]) -> Interval:
-    """:func:`interval` of ``a - b``, run by run; for runs that share seed and noise."""
-    if len(a) != len(b):
-        raise ValueError(f"pairs need equally many runs, got {len(a)} and {len(b)}")
-    return interval([x - y for x, y in zip(a, b, strict=True)])
 
 
 def published_interval(values: Sequence[float]) -> Interval:

@@ -180,7 +180,7 @@ def last_states(
     x: Float[Tensor, "batch tokens width"],
     lengths: Int[Tensor, " batch"],
 ) -> Float[Tensor, "batch both"]:
-    """What a bidirectional GRU ends with, both ways; packed, so that padding is never read."""
+    """Last states of a bidirectional GRU, both ways; packed, so that padding is never read."""
     packed = nn.utils.rnn.pack_padded_sequence(
         x, lengths.cpu(), batch_first=True, enforce_sorted=False
     )

@@ -1,4 +1,4 @@
-"""What the judge says of a set of motions, and how sure one can be of a difference."""
+"""The judge's report on a set of motions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from easytune_lib.choices import check_choice
 from easytune_lib.metrics.distribution import diversity, frechet_distance, moments
 from easytune_lib.metrics.foot import foot_skate_ratio, mean_jerk
 from easytune_lib.metrics.judge import Judge
@@ -16,6 +17,8 @@ from easytune_lib.metrics.retrieval import r_precision
 from easytune_lib.motion.features import to_joints
 from easytune_lib.storage import load_tensors, save_tensors
 from easytune_lib.types import Prompts
+
+Distinct = Literal["label", "caption", "none"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def evaluate(
     reference: Reference,
     rng: torch.Generator,
     *,
-    distinct: Literal["label", "caption", "none"] = "label",
+    distinct: Distinct = "label",
     group_size: int = 32,
     repeats: int = 20,
     embedded: Float[Tensor, "batch dim"] | None = None,
@@ -107,6 +110,7 @@ def evaluate(
         ValueError: The judge is in training mode; labels are unknown but needed; a motion is
             not finite; or there are too few prompts for groups or FID.
     """
+    check_choice("distinct", distinct, Distinct)
     if judge.training:
         raise ValueError("the judge is in training mode: call judge.eval() first")
     if not len(motion) == len(prompts) == len(labels):

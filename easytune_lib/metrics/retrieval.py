@@ -22,17 +22,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from easytune_lib.choices import check_choice
 from easytune_lib.metrics.intervals import bootstrap
 
 Ties = Literal["against", "for", "expected"]
-"""What is as near as the right item stands before it, behind it, or in random order."""
+"""Place of what is as near as the right item: before it, behind it, or in random order."""
+Groups = Literal["shuffled", "given"]
 
 _AT_ONCE = 4_000_000  # distances in memory
 
 
 @dataclass(frozen=True, eq=False)
 class RetrievalResult:
-    """What repeated draws of groups say; a draw's number is the mean over all its rows."""
+    """R-precision by repeated draws of groups; a draw's number is the mean over all its rows."""
 
     top: tuple[int, ...]
     precision: Float[Tensor, "draws top"]  # float64, in [0, 1]
@@ -47,10 +49,10 @@ class RetrievalResult:
         return self.precision[:, self.top.index(k)].mean().item()
 
     def hits(self, k: int) -> Float[Tensor, " asked"]:
-        """How often each caption found its motion among ``k``; captions never drawn are left out.
+        """Share of draws in which each caption found its motion among ``k``.
 
-        What a bootstrap over captions resamples. Its mean differs a little from :meth:`r` where
-        captions were drawn unequally often.
+        A bootstrap over captions resamples it. Captions never drawn are left out; its mean differs
+        a little from :meth:`r` where captions were drawn unequally often.
         """
         drawn = self.ranks >= 0
         found = (drawn & (self.ranks < k)).sum(dim=0)[drawn.any(dim=0)]
@@ -67,7 +69,7 @@ def r_precision(
     group_size: int = 32,
     top: tuple[int, ...] = (1, 2, 3),
     ties: Literal["against", "for"] = "against",
-    groups: Literal["shuffled", "given"] = "shuffled",
+    groups: Groups = "shuffled",
     expanded: bool = False,
 ) -> RetrievalResult:
     """Share of captions whose own motion is among the ``k`` closest motions of its group.
@@ -93,18 +95,16 @@ def r_precision(
 
     Raises:
         ValueError: Embeddings are not finite or rows do not match; there are too few
-            distinct labels to fill a group; or an expanded distance is not a number.
+            distinct labels to fill a group; an expanded distance is not a number; or a choice
+            is none.
 
     Source: Guo et al., CVPR 2022, section 5. Deviations: groups of distinct labels; repeated
     draws instead of one pass; a not-a-number is an error here, elsewhere it may become a
     distance of 0, a perfect match; ties count against us, elsewhere by position.
     """
-    _check_pairs(text, motion)
-    if max(top) > group_size:
-        raise ValueError(f"top {max(top)} of groups of {group_size}: ask for less")
-    names = list(map(str, range(len(text)))) if labels is None else list(labels)
-    if len(names) != len(text):
-        raise ValueError(f"{len(names)} labels for {len(text)} pairs: give one a pair")
+    check_choice("ties", ties, Literal["against", "for"])
+    check_choice("groups", groups, Groups)
+    names = _checked_names(text, motion, labels, group_size, top)
     distinct = len(set(names)) if groups == "shuffled" else len(names)
     if distinct < group_size:
         raise ValueError(
@@ -202,7 +202,7 @@ def places(
 def ranks(
     distance: Float[Tensor, "groups size size"], ties: Literal["against", "for"] = "against"
 ) -> Int[Tensor, "groups size"]:
-    """How many motions stand before a caption's own, on the diagonal; 0 is the best."""
+    """Count the motions before a caption's own, on the diagonal; 0 is the best."""
     own = torch.eye(distance.shape[-1], dtype=torch.bool, device=distance.device)
     return places(distance, own.expand_as(distance)).rank(ties)
 
@@ -289,15 +289,11 @@ def protocol_rows(
     items at their mean place, whether they are right or wrong; pairs that fill no group are
     dropped, where the released code of EasyTune fills it with others.
     """
-    _check_pairs(text, motion)
-    names = list(map(str, range(len(text)))) if labels is None else list(labels)
-    if len(names) != len(text):
-        raise ValueError(f"{len(names)} labels for {len(text)} pairs: give one a pair")
+    check_choice("ties", ties, Ties)
+    names = _checked_names(text, motion, labels, group_size, top)
     groups = [draw_groups(names, group_size, rng).to(text.device) for _ in range(repeats)]
     if not groups or not len(groups[0]):
         raise ValueError(f"{len(set(names))} distinct labels fill no group of {group_size}")
-    if max(top) > group_size:
-        raise ValueError(f"top {max(top)} of groups of {group_size}: ask for less")
     rows = []
     for direction, pair in (("t2m", (text, motion)), ("m2t", (motion, text))):
         asked = {f"groups of {group_size}": _per_query(*_in_groups(*pair, groups), top, ties)}
@@ -351,6 +347,23 @@ def _per_query(
 
 def _median(rows: Tensor) -> Tensor:
     return rows.quantile(0.5, dim=1)
+
+
+def _checked_names(
+    text: Tensor,
+    motion: Tensor,
+    labels: Sequence[str] | None,
+    group_size: int,
+    top: Sequence[int],
+) -> list[str]:
+    """One label a pair; row numbers where there are none."""
+    _check_pairs(text, motion)
+    if max(top) > group_size:
+        raise ValueError(f"top {max(top)} of groups of {group_size}: ask for less")
+    names = list(map(str, range(len(text)))) if labels is None else list(labels)
+    if len(names) != len(text):
+        raise ValueError(f"{len(names)} labels for {len(text)} pairs: give one a pair")
+    return names
 
 
 def _check_pairs(text: Tensor, motion: Tensor) -> None:

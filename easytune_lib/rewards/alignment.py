@@ -1,4 +1,4 @@
-"""How well motions fit their captions, as a reward."""
+"""The fit of motions to their captions, as a reward."""
 
 import copy
 from weakref import WeakKeyDictionary

@@ -50,73 +50,90 @@ def over_frames(values: Float[Tensor, "batch frames"], prompts: Prompts) -> Floa
     return torch.where(real, values, 0).sum(dim=1) / real.sum(dim=1)
 
 
+class Kinematic:
+    """A reward that is minus a fault of the joints' paths, at most 0."""
+
+    skeleton: Skeleton
+
+    def __call__(
+        self,
+        motion: Float[Tensor, "batch frames features"],
+        prompts: Prompts,
+        t: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """One score a motion; ``t`` is ignored.
+
+        Raises:
+            ValueError: As of :func:`joints_of`; or a motion has too few frames.
+        """
+        return -self.fault(joints_of(motion, prompts, self.skeleton), prompts)
+
+    def fault(
+        self, joints: Float[Tensor, "batch frames joints 3"], prompts: Prompts
+    ) -> Float[Tensor, " batch"]:
+        """Size of the fault of each motion, at least 0, from joints in metres."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class FootSkating:
+class FootSkating(Kinematic):
     """Minus the mean speed at which toes slide while they are on the ground, in m/s.
 
     Speed is in the ground plane and is weighted by contact, a sigmoid of the height of the
     *higher* of a step's two frames; the mean is over steps and both feet. The smooth sibling of
     :func:`~easytune_lib.metrics.foot.foot_skate_ratio`, which counts steps and has no gradient.
-    Since contact has a gradient too, a foot may also be lifted to please it.
+    Since contact has a gradient too, a foot may also be lifted to please it. Needs 2 frames.
     """
 
     max_height: float = 0.05  # metres; where contact is one half
     softness: float = 0.01  # metres over which contact fades
     skeleton: Skeleton = HUMANML3D
 
-    def __call__(
-        self,
-        motion: Float[Tensor, "batch frames features"],
-        prompts: Prompts,
-        t: Int[Tensor, " batch"] | None = None,
+    def fault(
+        self, joints: Float[Tensor, "batch frames joints 3"], prompts: Prompts
     ) -> Float[Tensor, " batch"]:
-        """At most 0; motions of at least 2 frames."""
-        toes = joints_of(motion, prompts, self.skeleton)[:, :, self.skeleton.feet[1::2]]
+        """See :class:`Kinematic`."""
+        toes = joints[:, :, self.skeleton.feet[1::2]]
         height = torch.maximum(toes[:, 1:, :, 1], toes[:, :-1, :, 1])
         contact = torch.sigmoid((self.max_height - height) / self.softness)
         speed = toes[..., [0, 2]].diff(dim=1).norm(dim=-1) * self.skeleton.fps
-        return -over_frames((contact * speed).mean(dim=-1), prompts)
+        return over_frames((contact * speed).mean(dim=-1), prompts)
 
 
 @dataclass(frozen=True)
-class Jerk:
+class Jerk(Kinematic):
     """Minus the mean size of the joints' third derivative, in m/s³.
 
-    Real motion is not free of it: some hundreds are natural, and less may be a body that floats.
+    Real motion is not free of it: some hundreds are natural, and less may be a body that
+    floats. Needs 4 frames.
     """
 
     skeleton: Skeleton = HUMANML3D
 
-    def __call__(
-        self,
-        motion: Float[Tensor, "batch frames features"],
-        prompts: Prompts,
-        t: Int[Tensor, " batch"] | None = None,
+    def fault(
+        self, joints: Float[Tensor, "batch frames joints 3"], prompts: Prompts
     ) -> Float[Tensor, " batch"]:
-        """At most 0; motions of at least 4 frames."""
-        return -mean_jerk(joints_of(motion, prompts, self.skeleton), prompts.mask, self.skeleton)
+        """See :class:`Kinematic`."""
+        return mean_jerk(joints, prompts.mask, self.skeleton)
 
 
 @dataclass(frozen=True)
-class FloorPenetration:
+class FloorPenetration(Kinematic):
     """Minus the mean depth of the lowest joint below the floor, in metres."""
 
     floor: float = 0.0  # metres
     skeleton: Skeleton = HUMANML3D
 
-    def __call__(
-        self,
-        motion: Float[Tensor, "batch frames features"],
-        prompts: Prompts,
-        t: Int[Tensor, " batch"] | None = None,
+    def fault(
+        self, joints: Float[Tensor, "batch frames joints 3"], prompts: Prompts
     ) -> Float[Tensor, " batch"]:
-        """At most 0; only the lowest joint of a frame gets a gradient."""
-        lowest = joints_of(motion, prompts, self.skeleton)[..., 1].amin(dim=-1)
-        return -over_frames((self.floor - lowest).relu(), prompts)
+        """See :class:`Kinematic`."""
+        lowest = joints[..., 1].amin(dim=-1)
+        return over_frames((self.floor - lowest).relu(), prompts)
 
 
 @dataclass(frozen=True)
-class BoneLengthDrift:
+class BoneLengthDrift(Kinematic):
     """Minus the mean deviation of bone lengths, in metres, over frames and bones.
 
     With ``lengths``, from these; else from each bone's own mean over the motion, which a body
@@ -133,14 +150,10 @@ class BoneLengthDrift:
                 f"{len(self.lengths)} lengths; {self.skeleton} has {len(self.skeleton.bones)} bones"
             )
 
-    def __call__(
-        self,
-        motion: Float[Tensor, "batch frames features"],
-        prompts: Prompts,
-        t: Int[Tensor, " batch"] | None = None,
+    def fault(
+        self, joints: Float[Tensor, "batch frames joints 3"], prompts: Prompts
     ) -> Float[Tensor, " batch"]:
-        """At most 0."""
-        joints = joints_of(motion, prompts, self.skeleton)
+        """See :class:`Kinematic`."""
         parents, children = zip(*self.skeleton.bones, strict=True)
         found = (joints[:, :, children] - joints[:, :, parents]).norm(dim=-1)
         if self.lengths is None:
@@ -148,4 +161,4 @@ class BoneLengthDrift:
             wanted = torch.where(real, found, 0).sum(1, keepdim=True) / real.sum(1, keepdim=True)
         else:
             wanted = found.new_tensor(self.lengths)
-        return -over_frames((found - wanted).abs().mean(dim=-1), prompts)
+        return over_frames((found - wanted).abs().mean(dim=-1), prompts)

@@ -1,4 +1,4 @@
-"""What the step-aware text-motion model is trained to do."""
+"""Losses of the step-aware text-motion model, and the noise that it is trained with."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -111,7 +111,7 @@ MIXED = StepNoise()
 
 @dataclass(frozen=True, eq=False)
 class Meaning:
-    """What tells whether two clips mean the same: names, and the sentences' embeddings."""
+    """Names and sentence embeddings, by which two clips are found to mean the same."""
 
     texts: tuple[str, ...]
     labels: tuple[str, ...]  # "" where unknown
@@ -120,7 +120,7 @@ class Meaning:
 
     @classmethod
     def of(cls, batch: MotionBatch, text: TextFeatures) -> "Meaning":
-        """Of a batch and the features of its captions."""
+        """Gather a batch's names and the sentences of its captions."""
         return cls(batch.texts, batch.labels, batch.ids, text.sentence)
 
     def __getitem__(self, rows: Sequence[int]) -> "Meaning":

@@ -64,7 +64,7 @@ class Mix:
         prompts: Prompts,
         t: Int[Tensor, " batch"] | None = None,
     ) -> dict[str, Float[Tensor, " batch"]]:
-        """What each reward says, before it is weighted, by name (its own, or its class's)."""
+        """Each reward's scores, before they are weighted, by name (its own, or its class's)."""
         scores = [reward(motion, prompts, t) for reward, _ in self.pairs]
         return dict(zip(self.names, scores, strict=True))
 
@@ -87,7 +87,7 @@ class FromFunction:
         prompts: Prompts,
         t: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """What the function says.
+        """One score a motion, from the function.
 
         Raises:
             ValueError: It is not one finite number a motion; or ``motion`` asks for a gradient,
@@ -183,10 +183,11 @@ def gradient_error(
     motion: Float[Tensor, "batch frames features"],
     prompts: Prompts,
     rng: torch.Generator,
+    *,
     step: float = 1e-6,
     directions: int = 4,
 ) -> float:
-    """How far a reward's gradient is from finite differences, relative; about 1e-7 is exact.
+    """Measure a reward's gradient against finite differences; a relative 1e-7 or so is exact.
 
     Compares derivatives along random directions with central differences, in float64 (a network
     in float32 inside a reward needs a ``step`` of about 1e-2, and reaches about 1e-2).
@@ -220,7 +221,7 @@ def gradient_error(
 
 
 def _leads_to(scores: Tensor, motion: Tensor) -> bool:
-    """Whether the backward graph of ``scores`` comes by ``motion``."""
+    """Tell if the backward graph of ``scores`` comes by ``motion``."""
     open_nodes, seen = [scores.grad_fn], set()
     while open_nodes:
         node = open_nodes.pop()

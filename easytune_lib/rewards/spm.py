@@ -6,11 +6,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from easytune_lib.choices import check_choice
 from easytune_lib.models.blocks import TimeEmbedding, Transformer, patches, unpatch, with_tokens
 from easytune_lib.types import TextFeatures
 
 Gaussian = tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch latent"]]
 """Mean and log-variance."""
+TimeToken = Literal["motion", "none"]
 
 
 class GaussianEncoder(nn.Module):
@@ -66,6 +68,7 @@ class SPM(nn.Module):
     def __init__(
         self,
         features: int = 263,
+        *,
         dim: int = 128,
         layers: int = 3,
         heads: int = 4,
@@ -74,13 +77,12 @@ class SPM(nn.Module):
         patch: int = 4,
         max_frames: int = 200,
         dropout: float = 0.1,
-        time_token: Literal["motion", "none"] = "motion",
+        time_token: TimeToken = "motion",
         text_layers: int = 1,
         decoder_layers: int = 1,
     ):
         super().__init__()
-        if time_token not in ("motion", "none"):
-            raise ValueError(f"time_token is 'motion' (M1T0) or 'none' (M0T0), got {time_token!r}")
+        check_choice("time_token", time_token, TimeToken)
         self.config = {
             "features": features, "dim": dim, "layers": layers, "heads": heads, "latent": latent,
             "text_dim": text_dim, "patch": patch, "max_frames": max_frames, "dropout": dropout,

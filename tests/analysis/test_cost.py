@@ -170,7 +170,7 @@ def test_memory_is_foretold_within_5_percent(world, micro_batch):
     """Of every method without checkpoints, whose second pass :func:`saved_bytes` does not see."""
     model, reward, prompts = world
     (batch,) = islice(batches(model, prompts, 8, seed=0), 1)
-    rates = calibrate(model, reward, batch.x_T, batch.prompts, micro_batch, repeats=1)
+    rates = calibrate(model, reward, batch.x_T, batch.prompts, micro_batch=micro_batch, repeats=1)
     still = torch.optim.SGD(model.denoiser.parameters(), lr=0.0)
     for method in METHODS:
         plan = method.plan(8, batch.rng.clone_state())
@@ -188,7 +188,7 @@ def test_checkpoints_are_foretold_to_hold_states(world):
     model, reward, prompts = world
     model = replace(model, n_steps=6)
     (batch,) = islice(batches(model, prompts, 4, seed=0), 1)
-    rates = calibrate(model, reward, batch.x_T, batch.prompts, None, repeats=1)
+    rates = calibrate(model, reward, batch.x_T, batch.prompts, micro_batch=None, repeats=1)
     plain, kept = (
         cost(DRaFT(checkpoint=way).plan(6, batch.rng), rates).saved_mib for way in (False, True)
     )

@@ -2,11 +2,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import scipy.stats
 import torch
 from torch import Tensor
 
-from easytune_lib.metrics.intervals import bootstrap, interval, paired_interval
 from easytune_lib.metrics.judge import Judge
 from easytune_lib.metrics.report import (
     Reference,
@@ -138,51 +136,3 @@ def test_a_judge_is_no_reference(tmp_path, judge):
         Reference.load(judge.save(tmp_path / "judge.safetensors"))
     with pytest.raises(ValueError, match="at least 9 motions, got 8"):
         Reference.of(unit(8))
-
-
-def test_the_interval_of_1_2_3_by_hand():
-    """Mean 2, standard deviation 1, t(2 degrees) = 4.302653: 2 ± 4.302653 / sqrt(3)."""
-    found = interval([1.0, 2.0, 3.0])
-    assert found.mean == 2
-    assert found.high - found.mean == pytest.approx(2.484138, abs=1e-6)
-    assert found.mean - found.low == pytest.approx(2.484138, abs=1e-6)
-
-
-@pytest.mark.parametrize("count", [2, 3, 10])
-def test_intervals_are_scipys(count):
-    values = np.random.default_rng(count).normal(size=count)
-    low, high = scipy.stats.t.interval(
-        0.95, count - 1, loc=values.mean(), scale=scipy.stats.sem(values)
-    )
-    assert interval(values.tolist())[1:] == pytest.approx((low, high), rel=1e-9)
-
-
-def test_pairs_cancel_what_they_share():
-    """Seeds differ by 10, the gain is 1 in each: paired, there is no doubt."""
-    a, b = [11.0, 21.0, 31.0], [10.0, 20.0, 30.0]
-    assert paired_interval(a, b) == (1, 1, 1)
-    assert interval(a).low < 10
-    low, high = scipy.stats.ttest_rel([1.0, 3.0, 2.5], [0.0, 1.0, 2.0]).confidence_interval()
-    assert paired_interval([1.0, 3.0, 2.5], [0.0, 1.0, 2.0])[1:] == pytest.approx((low, high))
-
-
-def test_the_bootstrap_nears_the_normal_interval():
-    values = torch.randn(400, generator=stream(0), dtype=torch.float64)
-    found = bootstrap(values, stream(1))
-    half = 1.96 * values.std().item() / 20
-    assert found.mean == values.mean().item()
-    assert found.low == pytest.approx(found.mean - half, abs=0.015)
-    assert found.high == pytest.approx(found.mean + half, abs=0.015)
-    assert found == bootstrap(values.tolist(), stream(1)) != bootstrap(values, stream(2))
-    assert bootstrap([0.5] * 9, stream(0)) == (0.5, 0.5, 0.5)
-
-
-def test_one_run_has_no_interval():
-    with pytest.raises(ValueError, match="at least 2 runs, got 1"):
-        interval([1.0])
-    with pytest.raises(ValueError, match="not finite"):
-        interval([1.0, float("nan")])
-    with pytest.raises(ValueError, match="got 2 and 3"):
-        paired_interval([1.0, 2.0], [1.0, 2.0, 3.0])
-    with pytest.raises(ValueError, match="2 finite values"):
-        bootstrap([1.0], stream(0))
