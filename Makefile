@@ -49,8 +49,8 @@ browser: $(READY) ## Run and move all notebooks in a headless Chromium, screensh
 	@$(BIN)/python -c "import playwright" 2>/dev/null || $(BIN)/python -m pip install --quiet "playwright>=1.45,<2" || true
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -m "browser$(if $(QUICK), and not long)" $(AGAIN) tests/browser
 
-lab: $(READY) ## Open JupyterLab on the tour (this machine only, with a token)
-	$(BIN)/jupyter-lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_tour.ipynb
+lab: $(READY) ## Open JupyterLab at the root, on the tour (this machine only, with a token)
+	$(BIN)/jupyter-lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb
 
 bench: $(READY) ## Measure what fine-tuning and reward training cost, as ratios in one run; writes a record in runs/ (minutes)
 	@$(BIN)/python -m benchmarks

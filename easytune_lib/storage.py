@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -75,6 +76,41 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(config, dict):
         raise ValueError(f"{path} has no `config` in its header: it was not written by easytune")
     return tensors, config
+
+
+def weights_folder() -> Path:
+    """The shipped weights: those in an installed package, or the checkout's ``weights``."""
+    package = Path(__file__).parent
+    inside = package / "weights"
+    return inside if inside.is_dir() else package.parent / "weights"
+
+
+def workspace(root: Path, folder: Path, notebook: Path) -> Path:
+    """Make a folder where a notebook finds a checkout and changes nothing in it.
+
+    Records are copied there, figures begin empty, and all else is linked to the checkout.
+
+    Args:
+        root: The checkout.
+        folder: Where to; what it holds is replaced.
+        notebook: A notebook below ``root``.
+
+    Returns:
+        The working directory for the notebook, as far below ``folder`` as it was below ``root``.
+    """
+    root, below = root.resolve(), notebook.resolve().parent.relative_to(root.resolve())
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / below).mkdir(parents=True)
+    (folder / "figures").mkdir(exist_ok=True)
+    if (root / "runs").is_dir():
+        shutil.copytree(root / "runs", folder / "runs", dirs_exist_ok=True)
+    (root / "outputs").mkdir(exist_ok=True)
+    for level in (below, *below.parents):
+        for path in (root / level).iterdir():
+            link = folder / level / path.name
+            if not link.exists() and not path.name.startswith("."):
+                link.symlink_to(path)
+    return folder / below
 
 
 def part(tensors: Mapping[str, Value], prefix: str) -> dict[str, Value]:

@@ -29,14 +29,14 @@ from easytune_lib.recipes import MAX_FRAMES, REWARDS, VAES, RewardNoise, load_ne
 from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.seeding import stream
-from easytune_lib.storage import load_tensors
+from easytune_lib.storage import load_tensors, weights_folder
 from easytune_lib.text.cache import CachedEncoder
 from easytune_lib.text.encoders import MiniLM
 from easytune_lib.types import Denoiser, Prompts, Reward, TextFeatures
 
 Base = Literal["mdm", "mld", "mld_early", "mldpp", "motionlcm", "motiondiffuse"]
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
+WEIGHTS = weights_folder()
 TRAINED_BY = {  # what writes a file: arguments of `easytune train`
     "mdm": "base", "vae": "base --base mld", "mld": "base --base mld",
     "mld_early": "base --base mld_early", "mldpp_vae": "base --base mldpp",

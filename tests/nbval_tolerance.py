@@ -5,7 +5,8 @@
 Numbers in text, in JSON and in plotly's arrays are compared one by one: a cell passes if each is
 close to the stored one. Pictures and players are not compared. A cell that was never run fails,
 which plain nbval lets pass. Tags of a cell: ``nbval-rtol-1e-2``, ``nbval-atol-1e-6``, and nbval's
-own ``nbval-ignore-output`` and ``nbval-skip``.
+own ``nbval-ignore-output`` and ``nbval-skip``. A notebook runs in a temporary copy of the folders
+that it writes, so that the checkout stays as it is.
 """
 
 import base64
@@ -13,11 +14,14 @@ import copy
 import math
 import os
 import re
+import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import nbval.plugin
 import numpy as np
 import pytest
 from nbval.plugin import IPyNbCell
@@ -126,4 +130,17 @@ def pytest_configure(config: pytest.Config) -> None:
             self.raise_cell_error("The stored cell was never run: there is nothing to compare")
         run(self)
 
+    start = nbval.plugin.RunningKernel
+    root, scratch = Path(config.rootpath).resolve(), tempfile.mkdtemp(prefix="checkout-")
+    config.add_cleanup(lambda: shutil.rmtree(scratch, ignore_errors=True))
+
+    def start_elsewhere(kernel: str, cwd: str, **options: Any) -> Any:
+        """Start a kernel where records and figures may be written."""
+        from easytune_lib.storage import workspace  # late, as jaxtyping wants to see it first
+
+        if Path(cwd).resolve().is_relative_to(root):
+            cwd = str(workspace(root, Path(tempfile.mkdtemp(dir=scratch)), Path(cwd) / "any"))
+        return start(kernel, cwd=cwd, **options)
+
     IPyNbCell.compare_outputs, IPyNbCell.runtest = compare_outputs, runtest
+    nbval.plugin.RunningKernel = start_elsewhere
