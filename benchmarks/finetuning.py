@@ -24,9 +24,11 @@ from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout, sample
 from easytune_lib.extras.official.mld import OfficialMLD
 from easytune_lib.extras.spm_official import OfficialSPM
-from easytune_lib.finetuning.loop import Batch, Tuning, finetune
+from easytune_lib.finetuning.loop import Batch, finetune
 from easytune_lib.finetuning.methods import DRaFT, EasyTune, ReFL
 from easytune_lib.finetuning.precision import bf16
+from easytune_lib.finetuning.two_phase import TwoPhase
+from easytune_lib.finetuning.variants import EasyTunePlus
 from easytune_lib.models.mdm import MDM
 from easytune_lib.records import RunRecord
 from easytune_lib.rewards.alignment import AlignmentReward
@@ -168,8 +170,8 @@ def product_loop(
     else:
         optimizer = torch.optim.AdamW(weights, lr=1e-5, weight_decay=0, fused=True)
     batch = replace(world.batch, rng=world.batch.rng.clone_state())
-    tuning = Tuning(micro_batch=micro_batch, together=together)
-    return finetune(model, reward, [batch], method, optimizer, tuning=tuning)
+    scorer = TwoPhase(micro_batch, together)
+    return finetune(model, reward, [batch], method, optimizer, scorer=scorer)
 
 
 def bench(size: Size, say: Callable[[str], None]) -> RunRecord:
@@ -207,6 +209,10 @@ def _hot_loop(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Memory of each way to make the same updates, and its seconds, all in turn."""
     chain = EasyTune(updates="chain")
+
+    def rarely(every: int) -> EasyTunePlus:
+        return EasyTunePlus(reward_every=every)
+
     with TemporaryDirectory() as folder:
         log = Path(folder) / "rewards.log"
         ways: dict[str, Callable[[], Iterable[object]]] = {
@@ -215,8 +221,8 @@ def _hot_loop(
             "exact tricks": lambda: product_loop(world, EasyTune(), size.micro_batch),
             "chain": lambda: product_loop(world, chain, size.micro_batch),
             "chain, 4 scored together": lambda: product_loop(world, chain, None, together=4),
-            "slopes held for 2": lambda: product_loop(world, EasyTune(hold=2), size.micro_batch),
-            "slopes held for 4": lambda: product_loop(world, EasyTune(hold=4), size.micro_batch),
+            "slopes held for 2": lambda: product_loop(world, rarely(2), size.micro_batch),
+            "slopes held for 4": lambda: product_loop(world, rarely(4), size.micro_batch),
             "exact tricks, bf16": lambda: product_loop(world, EasyTune(), size.micro_batch, True),
         }
         if not has_bf16():  # emulated, it takes minutes an update and says nothing
@@ -264,7 +270,8 @@ def _methods(
     for name, (method, parted) in METHODS.items():
         method = replace(method, window=window) if isinstance(method, ReFL) else method
         micro = size.micro_batch if parted else None
-        told = cost(method.plan(size.n_steps, world.batch.rng.clone_state()), rates[micro])
+        plan = method.plan(size.n_steps, world.batch.rng.clone_state())
+        told = cost(plan, method, rates[micro])
 
         def run(method: FineTuneMethod = method, micro: int | None = micro) -> None:
             deque(product_loop(world, method, micro), 0)

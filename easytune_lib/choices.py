@@ -28,7 +28,7 @@ def check_choices(self: Any) -> None:
     for name, hint in get_type_hints(type(self)).items():
         options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         choices = [c for o in options if get_origin(o) is Literal for c in get_args(o)]
-        others = tuple(o for o in options if isinstance(o, type))
+        others = tuple(o for o in (get_origin(o) or o for o in options) if isinstance(o, type))
         value = getattr(self, name, None)
         if choices and value not in choices and not isinstance(value, others):
             listed = choices + [None] * (NoneType in others)

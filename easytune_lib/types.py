@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from easytune_lib.plan import GradientPlan
+from easytune_lib.choices import check_choices
+from easytune_lib.plan import GradientPlan, RolloutOptions, Updates, Weighting
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,10 +181,42 @@ class TextEncoder(Protocol):
         ...
 
 
-@runtime_checkable
-class FineTuneMethod(Protocol):
-    """A choice, drawn once per batch, of what is recorded and what is rewarded."""
+class FineTuneMethod(ABC):
+    """A fine-tuning method: which gradient exists, and what is made of it.
 
+    To add one, write a frozen dataclass that has ``plan``; all else has a default.
+
+    Attributes:
+        updates: When the weights learn of a gradient. ``step``: at once, and the rollout goes on
+            with the new weights. ``chain``: at once, but the rollout keeps the weights that it
+            began with. ``sum``: when the rollout is over, of all gradients together.
+        reward_every: Decoder and reward are asked once in so many rewarded steps; see
+            :class:`~easytune_lib.finetuning.two_phase.RewardGradient`.
+    """
+
+    updates: Updates = "step"
+    reward_every: int = 1
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.reward_every < 1 or self.rollout_options.skip < 1:
+            raise ValueError(f"reward_every is 1 or more, got {self.reward_every}")
+
+    @abstractmethod
     def plan(self, n_steps: int, rng: torch.Generator, batch: int = 0) -> GradientPlan:
-        """The plan of one batch: ``rng`` is its own stream, ``batch`` its number in training."""
-        ...
+        """Return the plan of one batch.
+
+        Args:
+            n_steps: Of the rollout.
+            rng: The batch's own stream, for the method's choices.
+            batch: Its number in training.
+        """
+
+    def weighting(self, n_steps: int) -> Weighting:
+        """Return how much the score after each step counts."""
+        return Weighting()
+
+    @property
+    def rollout_options(self) -> RolloutOptions:
+        """How the rollout gets through its steps."""
+        return RolloutOptions()

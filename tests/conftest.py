@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 
+import jaxtyping
 import pytest
 
 os.environ["MPLBACKEND"] = "Agg"
@@ -16,3 +17,11 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EASYTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def types_unchecked() -> Iterator[None]:
+    """As a user runs the library: tests check types of all arguments, and would be first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -29,8 +29,10 @@ from easytune_lib.app.cli import main
 from easytune_lib.data.corpus import FeatureStats, draw_balanced
 from easytune_lib.diffusion.sampler import DDIM
 from easytune_lib.diffusion.schedule import NoiseSchedule
-from easytune_lib.finetuning.loop import Anchor, Batch, Tuning, copy_for_tuning, finetune
+from easytune_lib.finetuning.anchor import Anchor
+from easytune_lib.finetuning.loop import Batch, copy_for_tuning, finetune
 from easytune_lib.finetuning.methods import DRaFT, DRTune, EasyTune, ReFL
+from easytune_lib.finetuning.two_phase import TwoPhase
 from easytune_lib.metrics.judge import Judge, judge_objective
 from easytune_lib.models.mdm import MDM
 from easytune_lib.models.mld import VAE, GuidedDenoiser
@@ -150,16 +152,13 @@ def _tuned() -> Iterator[tuple[str, Tensor]]:
             Batch(i, model.draw_noise(prompts, rng).double(), prompts, rng)
             for i, rng in enumerate(stream(0, "batch", i) for i in range(4))
         )
-        tuning = Tuning(
-            accumulate=2, average=average, micro_batch=1,
-            pretraining=partial(_far, model.denoiser),
-        )  # fmt: skip
-        seen = [
-            (update.reward, update.grad_norm, update.drift)
-            for update in finetune(
-                model, reward, given, method, optimizer, 10.0, Anchor(base, 0.1), tuning
-            )
-        ]
+        seen = []
+        for update in finetune(
+            model, reward, given, method, optimizer, max_norm=10.0, anchor=Anchor(base, 0.1),
+            accumulate=2, pretraining=partial(_far, model.denoiser), scorer=TwoPhase(1),
+        ):  # fmt: skip
+            average.update_parameters(model.denoiser)
+            seen.append((update.reward, update.grad_norm, update.drift))
         yield f"{name}: seen", torch.tensor(seen, dtype=torch.float64).flatten()
         yield f"{name}: weights", parameters_to_vector(average.parameters())
 

@@ -1,67 +1,77 @@
 from dataclasses import FrozenInstanceError
 
 import pytest
+import torch
 
-from easytune_lib.plan import GradientPlan
+from easytune_lib.plan import GradientPlan, RolloutOptions, Weighting
 
 ONE, TWO = frozenset({1}), frozenset({2})
 
 
-def test_last_is_the_last_rewarded_step():
+def test_last_is_the_last_rewarded_step_and_nothing_need_be_recorded():
     plan = GradientPlan(frozenset({2, 5, 7}), frozenset({2, 5}), detach_state=True)
-    assert plan.last == 5
+    assert plan.last == 5 and GradientPlan(frozenset(), TWO).last == 2
 
 
-def test_nothing_need_be_recorded():
-    assert GradientPlan(frozenset(), TWO).last == 2
+@pytest.mark.usefixtures("types_unchecked")
+@pytest.mark.parametrize(
+    "recorded, rewarded, options, message",
+    [
+        (ONE, frozenset(), {}, "at least one rewarded step"),
+        (ONE | TWO, ONE | TWO, {}, "2 rewarded steps share one graph.*detach_state=True"),
+        (ONE, ONE | TWO, {"detach_state": True}, r"steps \[2\] are rewarded but not recorded"),
+        (TWO, ONE, {}, "no recorded step comes before the rewarded step 1"),
+        (TWO, TWO, {"reads": "xt"}, "reads='xt': it is one of 'final', 'x0_hat', 'x_t'"),
+        (TWO, TWO, {"reads": ("x_t", "xt", "x_t")}, "reads is 'final', 'x0_hat' or 'x_t'"),
+        (TWO, TWO, {"reads": ("x_t",)}, "1 values of reads do not reach step 2"),
+        (TWO, TWO, {"coupling": (1.0, 0.0)}, "2 values of coupling do not reach step 2"),
+        (TWO, TWO, {"coupling": 1.5}, "a coupling is 0 to 1, got 1.5"),
+    ],
+)
+def test_plans_without_a_meaning_are_refused(recorded, rewarded, options, message):
+    with pytest.raises(ValueError, match=message):
+        GradientPlan(recorded, rewarded, **options)
+
+
+def test_what_is_read_and_coupled_may_be_said_for_each_step():
+    plan = GradientPlan(ONE, TWO, reads=("x0_hat", "x_t", "final"), coupling=(0.0, 0.1, 1.0))
+    assert [plan.reads_at(i) for i in range(3)] == ["x0_hat", "x_t", "final"]
+    assert [plan.coupling_at(i) for i in range(3)] == [0.0, 0.1, 1.0]
+    plan = GradientPlan(ONE, TWO, reads="x_t", coupling=0.3)
+    assert (plan.reads_at(2), plan.coupling_at(0)) == ("x_t", 0.3)
 
 
 @pytest.mark.parametrize(
-    "recorded, rewarded, detach, message",
+    "options, gradient",
     [
-        (ONE, frozenset(), False, "at least one rewarded step"),
-        (ONE | TWO, ONE | TWO, False, "2 rewarded steps share one graph.*detach_state=True"),
-        (ONE, ONE | TWO, True, r"steps \[2\] are rewarded but not recorded"),
-        (TWO, ONE, False, "no recorded step comes before the rewarded step 1"),
+        ({}, "gradient  .<  back through all recorded steps"),
+        ({"coupling": 0.3}, "gradient  .<  back through all recorded steps, in part"),
+        ({"coupling": 0.0}, "gradient  .-  back through the update rule alone"),
+        ({"detach_state": True}, "gradient  .|  of each step alone"),
     ],
 )
-def test_plans_without_a_meaning_are_refused(recorded, rewarded, detach, message):
-    with pytest.raises(ValueError, match=message):
-        GradientPlan(recorded, rewarded, detach_state=detach)
+def test_a_plan_prints_one_column_a_step(options, gradient):
+    lines = str(GradientPlan(ONE, ONE, reads="x_t", **options)).splitlines()
+    assert lines == ["step      01", "recorded  .x", "rewarded  .R  reads x_t", gradient]
+    assert len(str(GradientPlan(ONE, frozenset({11}))).splitlines()) == 5, "tens have a line"
 
 
-def test_before_the_switch_the_reward_is_given_the_other_state():
-    plan = GradientPlan(TWO, TWO, reads="x_t", switch=2)
-    assert [plan.reads_at(i) for i in range(4)] == ["x0_hat", "x0_hat", "x_t", "x_t"]
-    assert [GradientPlan(TWO, TWO, switch=1).reads_at(i) for i in range(2)] == ["x_t", "x0_hat"]
+def test_weights_count_one_each_where_none_are_given_and_a_target_bounds_scores():
+    scores = torch.tensor([1.0, 3.0])
+    assert Weighting().at(2) == 1.0 and Weighting((0.0, 0.5, 2.5)).at(2) == 2.5
+    assert Weighting((0.0, 0.5))(scores, 1) == 1.0 and Weighting(target=2.0)(scores, 0) == 1.5
 
 
-def test_weights_count_one_each_where_none_are_given():
-    assert GradientPlan(TWO, TWO).weight_at(2) == 1.0
-    assert GradientPlan(TWO, TWO, weights=(0.0, 0.5, 2.5)).weight_at(2) == 2.5
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"weights": (1.0, 1.0)}, "2 weights do not reach the rewarded step 2"),
-        ({"renoised": 1}, 'make one update: set updates="sum"'),
-        ({"renoised": 1, "updates": "sum"}, "detach_state=True"),
-        ({"hop": 0}, "a hop is 1 step or more, got 0"),
-    ],
-)
-def test_options_without_a_meaning_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        GradientPlan(TWO, TWO, **options)
-
-
-def test_hops_lead_up_to_the_first_step_that_matters():
+def test_skipped_steps_lead_up_to_the_first_step_that_matters():
     late = frozenset({7, 8})
-    assert GradientPlan(late, late, detach_state=True).visited == list(range(9))
-    assert GradientPlan(late, late, detach_state=True, hop=3).visited == [0, 1, 4, 7, 8]
-    assert GradientPlan(late, frozenset({9}), hop=50).visited == [0, 7, 8, 9]
-    assert GradientPlan(ONE, frozenset({3}), hop=4).visited == [0, 1, 2, 3]
-    assert GradientPlan(frozenset(), TWO, hop=2).visited == [0, 2]
+    plan = GradientPlan(late, late, detach_state=True)
+    assert RolloutOptions().visited(plan) == list(range(9))
+    assert RolloutOptions(3).visited(plan) == [0, 1, 4, 7, 8]
+    assert RolloutOptions(50).visited(GradientPlan(late, frozenset({9}))) == [0, 7, 8, 9]
+    assert RolloutOptions(4).visited(GradientPlan(ONE, frozenset({3}))) == [0, 1, 2, 3]
+    assert RolloutOptions(2).visited(GradientPlan(frozenset(), TWO)) == [0, 2]
+    with pytest.raises(ValueError, match="skip is 1 or more"):
+        RolloutOptions(0)
 
 
 def test_a_plan_is_a_value():

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_iter
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import Step, rollout, score_state
 from easytune_lib.plan import GradientPlan
-from easytune_lib.types import Prompts, Reward
+from easytune_lib.types import FineTuneMethod, Prompts, Reward
 
 MIB = 2**20
 
@@ -215,16 +215,17 @@ class Calls:
     updates: int  # of the weights
 
     @classmethod
-    def of(cls, plan: GradientPlan) -> "Calls":
-        """The calls of a plan."""
-        recorded = sum(step <= plan.last for step in plan.recorded) + plan.renoised
-        gradients = len(plan.rewarded) + plan.renoised
+    def of(cls, plan: GradientPlan, method: FineTuneMethod) -> "Calls":
+        """Count the calls of a method under one of its plans."""
+        options = method.rollout_options
+        recorded = sum(step <= plan.last for step in plan.recorded) + options.fresh_noises
+        gradients = len(plan.rewarded) + options.fresh_noises
         return cls(
-            denoiser=len(plan.visited) + plan.renoised,
+            denoiser=len(options.visited(plan)) + options.fresh_noises,
             recorded=recorded,
-            again=recorded if plan.checkpoint else 0,
-            rewards=-(-gradients // plan.hold),
-            updates=1 if plan.updates == "sum" else gradients,
+            again=recorded if options.checkpoint else 0,
+            rewards=-(-gradients // method.reward_every),
+            updates=1 if method.updates == "sum" else gradients,
         )
 
 
@@ -255,7 +256,12 @@ class Forecast:
     warning: str  # that it will not fit, and what to do; "" where it will
 
 
-def cost(plan: GradientPlan, rates: Rates, available_mib: float | None = None) -> Forecast:
+def cost(
+    plan: GradientPlan,
+    method: FineTuneMethod,
+    rates: Rates,
+    available_mib: float | None = None,
+) -> Forecast:
     """Foretell time and memory of training under ``plan``, before it begins.
 
     In a chain, all recorded calls hold their graphs until the one reward is scored; with a
@@ -263,15 +269,17 @@ def cost(plan: GradientPlan, rates: Rates, available_mib: float | None = None) -
     time. Time is a sum over calls.
 
     Args:
-        plan: From a method's ``plan``.
+        plan: From the method's ``plan``.
+        method: When it updates, and what it computes again.
         rates: Measured by :func:`calibrate` with the batch size and lengths of the run.
         available_mib: What may be used; ``None``: what :func:`available` says.
 
     Source: the cost model of the step graph; memory is tested to be within 5 %.
     """
-    calls = Calls.of(plan)
+    calls = Calls.of(plan, method)
+    again = method.rollout_options.checkpoint
     chained = 1 if plan.detach_state else calls.recorded
-    if plan.checkpoint:
+    if again:
         network = rates.network_mib
         saved = chained * rates.state_mib + max(network, rates.reward_mib)
     else:
@@ -290,7 +298,7 @@ def cost(plan: GradientPlan, rates: Rates, available_mib: float | None = None) -
         way = "a smaller batch"
         if rates.reward_mib > network:
             way = "a smaller micro_batch, or " + way
-        elif chained > 1 and not plan.checkpoint:
+        elif chained > 1 and not again:
             way = "checkpoint=True, fewer recorded steps, or " + way
         warning = f"about {need:.0f} MiB are needed, {room:.0f} MiB are left: try {way}"
     return Forecast(calls, seconds, seconds / calls.updates, saved, training, warning)
@@ -343,7 +351,7 @@ def calibrate(
 
     def rewarded(of: Prompts, state: Tensor) -> None:
         leaf = state.detach().requires_grad_()
-        scores = score_state(model, reward, "x0_hat", leaf, last.after, of)
+        scores = score_state(model, reward, leaf, of)
         torch.autograd.grad(scores.sum(), leaf)
 
     own = [w.detach().clone().requires_grad_() for w in weights]

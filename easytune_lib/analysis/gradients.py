@@ -20,9 +20,11 @@ from easytune_lib.analysis.jacobians import (
 )
 from easytune_lib.diffusion.guidance import SelfGuided
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.diffusion.rollout import gain, rollout, score
-from easytune_lib.plan import GradientPlan
+from easytune_lib.diffusion.rollout import PLAIN, rollout, score
+from easytune_lib.plan import GradientPlan, RolloutOptions, Weighting
 from easytune_lib.types import Denoiser, Prompts, Reward
+
+EVEN = Weighting()
 
 
 @dataclass(frozen=True)
@@ -110,11 +112,14 @@ def step_gradients(
     prompts: Prompts,
     plan: GradientPlan,
     rng: torch.Generator | None = None,
+    *,
+    weighting: Weighting = EVEN,
+    options: RolloutOptions = PLAIN,
 ) -> Float[Tensor, "steps params"]:
     """Compute each denoising step's own share of the reward gradient, before any update.
 
     Row ``i`` is the gradient with respect to the weights *as used by step i*, of the mean
-    reward (weighed and capped as the plan says), summed over the rewarded steps. The rows add
+    reward (weighed and capped by ``weighting``), summed over the rewarded steps. The rows add
     up to the gradient that training follows; steps that are not recorded give zero. Needs
     ``steps x params`` numbers: :func:`share_norms` does not.
 
@@ -125,6 +130,8 @@ def step_gradients(
         prompts: Captions and lengths.
         plan: From a method's ``plan``.
         rng: For stochastic samplers.
+        weighting: From a method's ``weighting``; by default each step counts 1.
+        options: From a method's ``rollout_options``.
 
     Source: Tan et al. (2026), Corollary 1 (Eq. 5, the terms of the sum over t) for DRaFT's
     plan, Corollary 2 (Eq. 8) for EasyTune's.
@@ -135,7 +142,8 @@ def step_gradients(
     def receive(step: int, name: str, grad: Tensor) -> None:
         rows[step, columns[name]] += grad.flatten()
 
-    _stream_shares(model, reward, x_T, prompts, plan, rng, receive)
+    of = _Trained(plan, weighting, options)
+    _stream_shares(model, reward, x_T, prompts, of, rng, receive)
     return rows
 
 
@@ -148,6 +156,8 @@ def share_norms(
     rng: torch.Generator | None = None,
     *,
     reference: Float[Tensor, "steps params"] | None = None,
+    weighting: Weighting = EVEN,
+    options: RolloutOptions = PLAIN,
 ) -> Shares:
     """Compute the norms and the sum of :func:`step_gradients`, without the matrix.
 
@@ -155,11 +165,13 @@ def share_norms(
         model, reward, x_T, prompts, plan, rng: See :func:`step_gradients`.
         reference: Another plan's :func:`step_gradients`, for instance EasyTune's, to which
             each share's cosine is taken.
+        weighting: See :func:`step_gradients`.
+        options: See :func:`step_gradients`.
 
     Raises:
         ValueError: The plan takes the last step several times: use :func:`step_gradients`.
     """
-    if plan.renoised:
+    if options.fresh_noises:
         raise ValueError(
             "norms of a step that is taken several times do not add up: use step_gradients"
         )
@@ -175,8 +187,11 @@ def share_norms(
         if reference is not None:
             dots[step] += (flat.double() @ reference[step, columns[name]].double()).cpu()
 
-    _stream_shares(model, reward, x_T, prompts, plan, rng, receive)
-    plain = reward_gradient(model, reward, x_T, prompts, plan, replay)
+    of = _Trained(plan, weighting, options)
+    _stream_shares(model, reward, x_T, prompts, of, rng, receive)
+    plain = reward_gradient(
+        model, reward, x_T, prompts, plan, replay, weighting=weighting, options=options
+    )
     norms, cosine = squares.sqrt(), None
     if reference is not None:
         lengths = norms * torch.linalg.vector_norm(reference, dim=1, dtype=torch.float64).cpu()
@@ -191,6 +206,9 @@ def reward_gradient(
     prompts: Prompts,
     plan: GradientPlan,
     rng: torch.Generator | None = None,
+    *,
+    weighting: Weighting = EVEN,
+    options: RolloutOptions = PLAIN,
 ) -> Float[Tensor, " params"]:
     """Compute the gradient that one batch of training follows, by plain backpropagation.
 
@@ -198,9 +216,9 @@ def reward_gradient(
     """
     weights = list(_tuned(model.denoiser).values())
     total = [torch.zeros_like(w) for w in weights]
-    for step in rollout(model, x_T, prompts, plan, rng):
+    for step in rollout(model, x_T, prompts, plan, rng, options=options):
         if step.index in plan.rewarded:
-            raised = gain(score(model, reward, step, prompts, plan), step, plan)
+            raised = weighting(score(model, reward, step, prompts, plan), step.index)
             parts = torch.autograd.grad(raised, weights, materialize_grads=True)
             total = [a + b for a, b in zip(total, parts, strict=True)]
     return torch.cat([part.flatten() for part in total])
@@ -296,23 +314,32 @@ def _columns(network: Denoiser) -> dict[str, slice]:
     return columns
 
 
+@dataclass(frozen=True)
+class _Trained:
+    plan: GradientPlan
+    weighting: Weighting
+    options: RolloutOptions
+
+
 def _stream_shares(
     model: MotionDiffusion,
     reward: Reward,
     x_T: Tensor,
     prompts: Prompts,
-    plan: GradientPlan,
+    of: "_Trained",
     rng: torch.Generator | None,
     receive: Callable[[int, str, Tensor], None],
 ) -> None:
+    plan, options = of.plan, replace(of.options, checkpoint=False)  # else calls would count twice
+
     def of_step(call: int, name: str, grad: Tensor) -> None:
         receive(visited[min(call, len(visited) - 1)], name, grad)  # fresh noises: the last step's
 
-    plan = replace(plan, checkpoint=False)  # whose second calls would be taken for further steps
-    visited, own = plan.visited, _OwnWeights(model.denoiser, of_step)
-    for step in rollout(replace(model, denoiser=own), x_T, prompts, plan, rng):
+    visited, own = options.visited(plan), _OwnWeights(model.denoiser, of_step)
+    acting = replace(model, denoiser=own)
+    for step in rollout(acting, x_T, prompts, plan, rng, options=options):
         if step.index in plan.rewarded:
-            raised = gain(score(model, reward, step, prompts, plan), step, plan)
+            raised = of.weighting(score(model, reward, step, prompts, plan), step.index)
             raised.backward(inputs=own.leaves)
         if plan.detach_state:
             own.leaves.clear()

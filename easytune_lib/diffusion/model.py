@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from easytune_lib.choices import check_choices
 from easytune_lib.diffusion.guidance import guided
 from easytune_lib.diffusion.sampler import DDIM, Sampler
 from easytune_lib.diffusion.schedule import NoiseSchedule
@@ -35,6 +36,9 @@ class MotionDiffusion:
     guidance: float = 7.5
     sampler: Sampler = field(default_factory=DDIM)
     decodes: Literal["x0_hat", "x"] = "x0_hat"  # at the end; they differ where noise is left in x
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
     def to(self, device: torch.device | str) -> "MotionDiffusion":
         """A copy of all of it on ``device``; the decoder is to be a network's method."""

@@ -14,10 +14,11 @@ from torch.utils.checkpoint import checkpoint
 
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.sampler import Randomness, RowNoise, fresh_noise
-from easytune_lib.plan import GradientPlan
+from easytune_lib.plan import GradientPlan, RolloutOptions
 from easytune_lib.types import Prompts, Reward
 
 State = Literal["x0_hat", "x"]
+PLAIN = RolloutOptions()
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ def rollout(
     prompts: Prompts,
     plan: GradientPlan,
     rng: Randomness = None,
+    *,
+    options: RolloutOptions = PLAIN,
 ) -> Iterator[Step]:
     """Denoise ``x_T``, differentiated as ``plan`` says.
 
@@ -57,93 +60,93 @@ def rollout(
         plan: Which steps autograd records, and where the state is cut from the graph.
         rng: For stochastic samplers and for fresh noise; one stream a batch gives all methods
             the same noise.
+        options: Steps to skip, to compute again or to take several times.
 
     Raises:
         ValueError: Noise is to be drawn, and there is no ``rng``.
     """
     x, times = x_T, model.times
-    for i, following in pairwise([*plan.visited, plan.last + 1]):
+    estimate = model.noise_estimate
+    if options.checkpoint:
+        estimate = partial(checkpoint, estimate, use_reentrant=False)  # keeps the random state
+
+    def denoise(i: int, time: tuple[int, int], x: Tensor) -> Step:
+        """Step ``i`` of the state ``x``.
+
+        The network's output becomes a noise estimate inside the recorded block, and the state
+        flows on outside it: so the coupling never cuts the update rule's own path.
+        """
+        now, after = time
+        seen = _coupled(x, plan.coupling_at(i))
+        with torch.set_grad_enabled(i in plan.recorded):  # all that the network contributes
+            noise = estimate(seen, now, prompts)
+        alpha, sigma = model.schedule.scales(now)
+        x0_hat = (x - sigma * noise) / alpha
+        x_next = model.sampler.step(model.schedule, x0_hat, noise, now, after, rng)
+        return Step(i, now, after, x, noise, x0_hat, x_next)
+
+    for i, following in pairwise([*options.visited(plan), plan.last + 1]):
         x = x.detach() if plan.detach_state else x
-        span = times[i][0], times[following - 1][1]
-        step = _denoise(model, i, span, x, prompts, plan, rng)
+        step = denoise(i, (times[i][0], times[following - 1][1]), x)
         yield step
         x = step.x
         if i != plan.last:
             del step  # what it holds makes room for the next
-    for _ in range(plan.renoised):
-        x = _noised(model, step, plan, rng)
-        yield _denoise(model, step.index, times[step.index], x, prompts, plan, rng)
+    for _ in range(options.fresh_noises):
+        alpha, sigma = model.schedule.scales(step.now)
+        clean = step.x0_hat.detach()
+        x = alpha * clean + sigma * fresh_noise(clean, rng)
+        yield denoise(step.index, times[step.index], x)
 
 
-def _denoise(
-    model: MotionDiffusion,
-    i: int,
-    time: tuple[int, int],
-    x: Tensor,
-    prompts: Prompts,
-    plan: GradientPlan,
-    rng: Randomness,
-) -> Step:
-    """Step ``i``, from ``time[0]`` to ``time[1]``, of the state ``x``.
-
-    The network's output becomes a noise estimate inside the recorded block, and the state
-    flows on outside it: so detaching the input never cuts the update rule's own path.
-    """
-    now, after = time
-    seen = x.detach() if plan.detach_input else x
-    estimate = model.noise_estimate
-    if plan.checkpoint:
-        estimate = partial(checkpoint, estimate, use_reentrant=False)  # keeps the random state
-    with torch.set_grad_enabled(i in plan.recorded):  # all that the network contributes
-        noise = estimate(seen, now, prompts)
-    alpha, sigma = model.schedule.scales(now)
-    x0_hat = (x - sigma * noise) / alpha
-    x_next = model.sampler.step(model.schedule, x0_hat, noise, now, after, rng)
-    return Step(i, now, after, x, noise, x0_hat, x_next)
-
-
-def _noised(model: MotionDiffusion, last: Step, plan: GradientPlan, rng: Randomness) -> Tensor:
-    """What the last step took for clean, under fresh noise of its time."""
-    if rng is None:
-        raise ValueError(f"{plan.renoised} fresh noises are to be drawn: pass rng=stream(...)")
-    alpha, sigma = model.schedule.scales(last.now)
-    clean = last.x0_hat.detach()
-    return alpha * clean + sigma * fresh_noise(clean, rng)
+def _coupled(x: Tensor, coupling: float) -> Tensor:
+    """The same state, of whose gradient only the part ``coupling`` comes through."""
+    if coupling == 1:
+        return x
+    constant = x.detach()
+    return constant + coupling * (x - constant) if coupling else constant
 
 
 def score(
     model: MotionDiffusion, reward: Reward, step: Step, prompts: Prompts, plan: GradientPlan
 ) -> Float[Tensor, " batch"]:
-    """What ``reward`` says of the state that ``plan`` reads after ``step``, decoded."""
-    read = state_read(plan, step)
-    return score_state(model, reward, read, getattr(step, read), step.after, prompts)
+    """Score the state that ``plan`` reads after ``step``, decoded."""
+    read, after = state_read(model, step, plan)
+    return score_state(model, reward, getattr(step, read), prompts, after)
 
 
 def score_state(
     model: MotionDiffusion,
     reward: Reward,
-    read: State,
     state: Float[Tensor, "batch tokens dim"],
-    after: int | Int[Tensor, " batch"],
     prompts: Prompts,
+    after: int | Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """What ``reward`` says of a state, decoded; of one that came out of a step, with its time."""
+    """Decode a state and score it; ``after`` is its training step, ``None`` where it is clean."""
     motion = model.decode(state, prompts)
-    if read == "x0_hat":
+    if after is None:
         return reward(motion, prompts)
     t = torch.as_tensor(after, device=state.device).clamp(min=0).expand(len(state))
     return reward(motion, prompts, t)
 
 
-def state_read(plan: GradientPlan, step: Step) -> State:
-    """Which of a step's states the reward is given: the clean one, or the one that came out."""
-    return "x0_hat" if plan.reads_at(step.index) == "x0_hat" else "x"
+def state_read(
+    model: MotionDiffusion, step: Step, plan: GradientPlan
+) -> tuple[State, int | Int[Tensor, " batch"] | None]:
+    """Return which of a step's states the reward is given, and its time; ``None`` says clean.
 
-
-def gain(scores: Float[Tensor, " batch"], step: Step, plan: GradientPlan) -> Float[Tensor, ""]:
-    """What ``plan`` raises after ``step``: the mean reward, weighed and capped as it says."""
-    wanted = scores if plan.target is None else scores.clamp(max=plan.target)
-    return plan.weight_at(step.index) * wanted.mean()
+    Raises:
+        ValueError: The final state is asked of another step than the last.
+    """
+    reads = plan.reads_at(step.index)
+    if reads == "x_t":
+        return "x", step.after
+    if reads == "final" and step.index != model.n_steps - 1:
+        raise ValueError(
+            f"step {step.index} of {model.n_steps} has no final state: reward the last step, or "
+            "read x0_hat or x_t"
+        )
+    return (model.decodes if reads == "final" else "x0_hat"), None
 
 
 @torch.no_grad()
@@ -172,7 +175,7 @@ def sample(
         plan = GradientPlan(frozenset(), frozenset({model.n_steps - 1}))
         drawn = RowNoise([streams[row] for row in rows], x_T.shape[1]) if streams else None
         (last,) = deque(rollout(model, noise, part, plan, drawn), 1)  # no more than one is held
-        state = last.x if model.decodes == "x" else last.x0_hat
+        state = getattr(last, model.decodes)
         for row, motion in zip(rows.tolist(), model.decode(state, part), strict=True):
             motions[row] = torch.nn.functional.pad(motion, (0, 0, 0, prompts.frames - len(motion)))
     return torch.stack(motions)

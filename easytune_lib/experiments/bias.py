@@ -1,5 +1,6 @@
 """What EasyTune's gradient leaves out: by its stop-gradient, and by slopes that are held."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,7 +11,7 @@ from torch.nn.functional import cosine_similarity
 
 from easytune_lib.analysis.gradients import gradient_bias
 from easytune_lib.finetuning.loop import batches, copy_for_tuning, finetune
-from easytune_lib.finetuning.methods import EasyTune
+from easytune_lib.finetuning.variants import EasyTunePlus
 from easytune_lib.seeding import stream
 from easytune_lib.types import FineTuneMethod
 from easytune_lib.workbench import Workbench
@@ -75,21 +76,21 @@ def bias_along(
 def held_rows(
     bench: Workbench, holds: Sequence[int], batch_size: int = 8, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Each update's gradient of EasyTune on all steps, with slopes held, against the exact one.
+    """Compare EasyTune's gradients on all steps, with the reward asked rarely, to the exact ones.
 
-    Weights stand still, so that both see the same states; see ``hold`` of
-    :class:`~easytune_lib.finetuning.methods.EasyTune`.
+    Weights stand still, so that both see the same states; see ``reward_every``
+    of :class:`~easytune_lib.finetuning.variants.EasyTunePlus`.
 
     Returns:
         A row for each value of ``holds`` and each step: the cosine, and the ratio of norms.
     """
     (batch,) = islice(batches(bench.model, bench.prompts["finetune"].prompts, batch_size, seed), 1)
 
-    def gradients(hold: int) -> list[torch.Tensor]:
+    def gradients(every: int) -> list[torch.Tensor]:
         model = copy_for_tuning(bench.model)
         still = _Kept(model.denoiser.parameters(), lr=0.0)
-        for _ in finetune(model, bench.reward, [batch], EasyTune(hold=hold), still, float("inf")):
-            pass
+        method = EasyTunePlus(reward_every=every)
+        deque(finetune(model, bench.reward, [batch], method, still, max_norm=float("inf")), 0)
         return still.gradients
 
     exact = gradients(1)

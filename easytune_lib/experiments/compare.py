@@ -70,7 +70,7 @@ class Run:
     anchor: float = 0.0  # weight of the distance from the base; see Anchor
     reward: RewardNoise = "features"  # what the reward learned to read through
     max_norm: float = 1.0  # gradients are clipped to it; a small one makes all of one norm
-    accumulate: int = 1  # gradients an update; see Tuning
+    accumulate: int = 1  # gradients an update; see finetune
     schedule: Literal["constant", "cosine"] = "constant"  # of the rate, over the budget spent
     ema: float = 0.0  # the average of the weights that is judged forgets at this rate; 0 = none
     lora: int = 0  # rank of adapters on attention, which alone are tuned; 0 = all weights are

@@ -18,7 +18,8 @@ from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout, sample
 from easytune_lib.experiments.compare import with_weights
 from easytune_lib.experiments.tune import Progress, resume_state, save_state
-from easytune_lib.finetuning.loop import Anchor, batches, copy_for_tuning, finetune
+from easytune_lib.finetuning.anchor import Anchor
+from easytune_lib.finetuning.loop import batches, copy_for_tuning, finetune
 from easytune_lib.finetuning.methods import recorded
 from easytune_lib.metrics.report import embed_motions
 from easytune_lib.plan import GradientPlan

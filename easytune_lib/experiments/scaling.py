@@ -71,7 +71,7 @@ def scaling_rows(
         for value, point, rate in zip(values, points, rates, strict=True):
             for name, method in METHODS.items():
                 plan = method.plan(point.n_steps, torch.Generator())
-                told = cost(plan, rate, available_mib=float("inf"))
+                told = cost(plan, method, rate, available_mib=float("inf"))
                 row = {"base": bench.base, "axis": axis, "value": value, "method": name}
                 memory = saved_bytes(lambda m=method, p=point: list(_updates(bench, m, p, 2)))
                 held.append(row | {"saved_mib": memory / MIB, "foretold_mib": told.saved_mib})
@@ -125,7 +125,10 @@ def held_by_step(
     for label, method in methods.items():
         batch = _batch(bench, batch_size, None, seed)
         plan = method.plan(model.n_steps, batch.rng)
-        held = saved_by_item(rollout(model, batch.x_T, batch.prompts, plan, batch.rng))
+        options = method.rollout_options
+        held = saved_by_item(
+            rollout(model, batch.x_T, batch.prompts, plan, batch.rng, options=options)
+        )
         rows += [
             {"base": bench.base, "method": label, "step": i + 1, "saved_mib": bytes_ / MIB}
             for i, bytes_ in enumerate(held)

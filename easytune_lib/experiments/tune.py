@@ -14,7 +14,8 @@ from easytune_lib import distributed
 from easytune_lib.checkpoints import fit
 from easytune_lib.choices import check_choices
 from easytune_lib.diffusion.model import MotionDiffusion
-from easytune_lib.finetuning.loop import Anchor, Tuning, batches, copy_for_tuning, cosine, finetune
+from easytune_lib.finetuning.anchor import Anchor
+from easytune_lib.finetuning.loop import batches, copy_for_tuning, cosine, finetune
 from easytune_lib.finetuning.lora import merged, with_lora
 from easytune_lib.finetuning.methods import recorded
 from easytune_lib.finetuning.precision import bf16
@@ -229,11 +230,13 @@ def tune_steps(
     label = label or type(method).__name__
     updates = finetune(
         model, score, batches(model, pool, run.batch_size, run.seed, start), method, optimizer,
-        run.max_norm, Anchor(base, run.anchor) if run.anchor else None,
-        Tuning(run.accumulate, average=average),
+        max_norm=run.max_norm, anchor=Anchor(base, run.anchor) if run.anchor else None,
+        accumulate=run.accumulate,
     )  # fmt: skip
     _set_rate(optimizer, run, curve)
     for update in updates:
+        if average is not None:
+            average.update_parameters(denoiser)
         elapsed = distributed.broadcast_float(time.process_time() - began)
         curve["reward"].append(update.reward)
         curve["seconds"].append(elapsed)

@@ -12,6 +12,7 @@ from toy import STEPS, reward, toy
 from easytune_lib.analysis.cost import (
     MIB,
     Calls,
+    Forecast,
     Rates,
     available,
     calibrate,
@@ -21,9 +22,10 @@ from easytune_lib.analysis.cost import (
     saved_by_item,
     saved_bytes,
 )
-from easytune_lib.finetuning.loop import Tuning, batches, finetune
+from easytune_lib.finetuning.loop import batches, finetune
 from easytune_lib.finetuning.methods import AlignProp, DRaFT, DRaFTLV, DRTune, EasyTune, ReFL
-from easytune_lib.types import Denoiser
+from easytune_lib.finetuning.two_phase import TwoPhase
+from easytune_lib.types import Denoiser, FineTuneMethod
 
 
 def test_counts_each_storage_once_and_no_parameters():
@@ -119,7 +121,7 @@ def test_a_run_without_a_trajectory_is_refused():
 
 METHODS = [
     EasyTune(), EasyTune(3, "strided"), EasyTune(2, updates="sum"), DRaFT(1), DRaFT(3), DRaFT(),
-    DRaFT(checkpoint=True), DRaFTLV(2), AlignProp(), DRTune(4, 3), ReFL(4), ReFL(2, hop=3),
+    DRaFT(checkpoint=True), DRaFTLV(2), AlignProp(), DRTune(4, 3), ReFL(4), ReFL(2, skip=3),
 ]  # fmt: skip
 
 
@@ -158,7 +160,7 @@ def test_calls_are_those_that_are_made(world, method):
     plan = method.plan(8, batch.rng.clone_state())
     still = torch.optim.SGD(counted.parameters(), lr=0.0)
     updates = list(finetune(replace(model, denoiser=counted), asked, [batch], method, still))
-    calls = Calls.of(plan)
+    calls = Calls.of(plan, method)
     assert (calls.denoiser + calls.again, calls.recorded + calls.again) == (
         counted.calls, counted.recorded,
     )  # fmt: skip
@@ -174,12 +176,12 @@ def test_memory_is_foretold_within_5_percent(world, micro_batch):
     still = torch.optim.SGD(model.denoiser.parameters(), lr=0.0)
     for method in METHODS:
         plan = method.plan(8, batch.rng.clone_state())
-        tuning = Tuning(micro_batch=micro_batch)
+        scorer = TwoPhase(micro_batch)
         given = [replace(batch, rng=batch.rng.clone_state())]
-        run = finetune(model, reward, given, method, still, tuning=tuning)
+        run = finetune(model, reward, given, method, still, scorer=scorer)
         held = saved_bytes(lambda run=run: list(run)) / MIB
-        if not plan.checkpoint:
-            assert cost(plan, rates).saved_mib == pytest.approx(held, rel=0.05), method
+        if not method.rollout_options.checkpoint:
+            assert cost(plan, method, rates).saved_mib == pytest.approx(held, rel=0.05), method
 
 
 @pytest.mark.slow
@@ -190,7 +192,8 @@ def test_checkpoints_are_foretold_to_hold_states(world):
     (batch,) = islice(batches(model, prompts, 4, seed=0), 1)
     rates = calibrate(model, reward, batch.x_T, batch.prompts, micro_batch=None, repeats=1)
     plain, kept = (
-        cost(DRaFT(checkpoint=way).plan(6, batch.rng), rates).saved_mib for way in (False, True)
+        cost(method.plan(6, batch.rng), method, rates).saved_mib
+        for method in (DRaFT(), DRaFT(checkpoint=True))
     )
     still = torch.optim.SGD(model.denoiser.parameters(), lr=0.0)
 
@@ -206,16 +209,19 @@ def test_time_is_a_sum_over_calls_and_what_does_not_fit_is_said():
         network=1.0, network_back=2.0, reward=10.0, update=0.5, network_mib=4.0, further_mib=3.0,
         reward_mib=20.0, state_mib=0.5, weights_mib=7.0,
     )  # fmt: skip
-    rng = torch.Generator().manual_seed(0)
-    easy = cost(EasyTune().plan(50, rng), rates, available_mib=1000.0)
+
+    def foretold(method: FineTuneMethod, room: float) -> Forecast:
+        return cost(method.plan(50, torch.Generator()), method, rates, room)
+
+    easy = foretold(EasyTune(), 1000.0)
     assert easy.seconds == 50 * (1 + 2 + 10 + 0.5) and easy.seconds_per_update == 13.5
     assert (easy.saved_mib, easy.training_mib, easy.warning) == (24, 21, "")
-    draft = cost(DRaFT(10).plan(50, rng), rates, available_mib=60.0)
+    draft = foretold(DRaFT(10), 60.0)
     assert draft.seconds == draft.seconds_per_update == 50 + 10 * 2 + 10 + 0.5
     assert draft.saved_mib == 4 + 9 * 3 + 20
     assert "72 MiB are needed, 60 MiB are left" in draft.warning
     assert "checkpoint=True" in draft.warning
-    kept = cost(DRaFT(10, checkpoint=True).plan(50, rng), rates, available_mib=30.0)
+    kept = foretold(DRaFT(10, checkpoint=True), 30.0)
     assert kept.seconds == draft.seconds + 10 and kept.saved_mib == 10 * 0.5 + 20
     assert "micro_batch" in kept.warning
     assert available() > 0

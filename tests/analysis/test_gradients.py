@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +15,13 @@ from easytune_lib.analysis.gradients import (
 )
 from easytune_lib.diffusion.sampler import DDIM
 from easytune_lib.finetuning.methods import AlignProp, DRaFT, DRaFTLV, DRTune, EasyTune, ReFL
+from easytune_lib.finetuning.variants import EasyTunePlus
+from easytune_lib.plan import RolloutOptions
 
 METHODS = [
     DRaFT(1), DRaFT(3), DRaFT(STEPS), EasyTune(1), EasyTune(4), EasyTune(STEPS),
     EasyTune(3, "strided"), EasyTune(2, "random"), ReFL(4), AlignProp(), DRTune(4, 3),
-    EasyTune(4, weights="early", updates="chain"), DRaFTLV(2), DRTune(4, 3, replay=True),
+    EasyTunePlus(4, weights="early", updates="chain"), DRaFTLV(2), DRTune(4, 3, replay=True),
 ]  # fmt: skip
 
 
@@ -33,8 +36,11 @@ def test_shares_add_up_to_the_gradient_of_training(prediction, eta, method):
     model, x_T, prompts = toy(prediction)
     model = replace(model, sampler=DDIM(eta))
     plan = method.plan(STEPS, rng(3))
-    shares = step_gradients(model, reward, x_T, prompts, plan, rng(5))
-    plain = reward_gradient(model, reward, x_T, prompts, plan, rng(5))
+    how: Any = {
+        "weighting": method.weighting(STEPS), "options": method.rollout_options,
+    }  # fmt: skip
+    shares = step_gradients(model, reward, x_T, prompts, plan, rng(5), **how)
+    plain = reward_gradient(model, reward, x_T, prompts, plan, rng(5), **how)
     torch.testing.assert_close(shares.sum(0), plain, rtol=1e-10, atol=1e-12)
     assert {i for i in range(STEPS) if shares[i].any()} == {
         i for i in plan.recorded if i <= plan.last
@@ -101,7 +107,10 @@ def test_shares_of_a_network_that_guides_itself(world):
 
 def test_norms_of_a_step_that_is_taken_twice_are_refused(world):
     with pytest.raises(ValueError, match="do not add up: use step_gradients"):
-        share_norms(world[0], reward, *world[1:], DRaFTLV(2).plan(STEPS, rng()), rng())
+        share_norms(
+            world[0], reward, *world[1:], DRaFT(1).plan(STEPS, rng()), rng(),
+            options=RolloutOptions(fresh_noises=1),
+        )  # fmt: skip
 
 
 def test_analysis_leaves_the_model_alone(world):

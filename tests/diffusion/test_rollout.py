@@ -66,7 +66,7 @@ def test_the_state_flows_past_a_network_that_carries_no_gradient(world, recorded
     """
     model, x_T, prompts = world
     x_T.requires_grad_()
-    plan = GradientPlan(recorded, LAST, detach_input=True)
+    plan = GradientPlan(recorded, LAST, coupling=0.0)
     *_, last = rollout(model, x_T, prompts, plan)
     (got,) = torch.autograd.grad(last.x.sum(), x_T)
     want = model.schedule.scales(-1)[0] / model.schedule.scales(model.times[0][0])[0]

@@ -11,16 +11,18 @@ from easytune_lib.analysis.cost import saved_bytes
 from easytune_lib.analysis.gradients import reward_gradient
 from easytune_lib.diffusion.rollout import rollout, sample
 from easytune_lib.diffusion.sampler import DDIM
-from easytune_lib.finetuning.loop import Anchor, Tuning, batches, finetune, warmup_cosine
+from easytune_lib.finetuning.anchor import Anchor
+from easytune_lib.finetuning.loop import batches, finetune, warmup_cosine
 from easytune_lib.finetuning.methods import (
     AlignProp,
-    Curriculum,
     DRaFT,
     DRaFTLV,
     DRTune,
     EasyTune,
     ReFL,
 )
+from easytune_lib.finetuning.two_phase import TwoPhase
+from easytune_lib.finetuning.variants import Curriculum, EasyTunePlus
 from easytune_lib.types import Prompts
 
 METHODS = [
@@ -36,7 +38,7 @@ METHODS = [
     AlignProp(),
     DRTune(4, 3),
     EasyTune(4, updates="chain"),
-    EasyTune(4, weights="late", reads="x_t", switch=6),
+    EasyTunePlus(4, weights="late", reads="x_t", switch=6),
     Curriculum(3, 2),
     AlignProp(cut="uniform", checkpoint=True),
     DRTune(4, 3, replay=True),
@@ -141,7 +143,16 @@ def test_gradients_that_are_summed_make_one_update_a_batch(model, pool, method):
     given = list(islice(batches(model, pool, 3, seed=0), 2))
     plans = [method.plan(STEPS, b.rng.clone_state()) for b in given]
     want = [
-        reward_gradient(model, reward, b.x_T, b.prompts, plan, b.rng.clone_state())
+        reward_gradient(
+            model,
+            reward,
+            b.x_T,
+            b.prompts,
+            plan,
+            b.rng.clone_state(),
+            weighting=method.weighting(STEPS),
+            options=method.rollout_options,
+        )
         for b, plan in zip(given, plans, strict=True)
     ]
     updates = list(finetune(model, reward, given, method, _sgd(model)))
@@ -176,8 +187,8 @@ class TestChain:
         "method",
         [
             EasyTune(updates="chain"),
-            EasyTune(5, "strided", updates="sum", weights="late"),
-            EasyTune(6, updates="chain", reads="x_t", switch=5),
+            EasyTunePlus(5, "strided", updates="sum", weights="late"),
+            EasyTunePlus(6, updates="chain", reads="x_t", switch=5),
             DRaFTLV(3),
         ],
         ids=str,
@@ -198,8 +209,10 @@ class TestChain:
 
             twin = replace(model, denoiser=deepcopy(model.denoiser))
             given = [replace(b, x_T=b.x_T.double()) for b in islice(batches(twin, pool, 4, 0), 2)]
-            tuning, anchor = Tuning(micro_batch=micro_batch, together=together), Anchor(base, 0.1)
-            made = finetune(twin, counted, given, method, _sgd(twin, 0.01), 1e9, anchor, tuning)
+            made = finetune(
+                twin, counted, given, method, _sgd(twin, 0.01), max_norm=1e9,
+                anchor=Anchor(base, 0.1), scorer=TwoPhase(micro_batch, together),
+            )  # fmt: skip
             updates = [
                 (u.batch, u.step, u.last, u.reward, u.grad_norm, u.drift) for u in made
             ]  # fmt: skip
@@ -218,21 +231,22 @@ class TestChain:
         def tuned(together):
             twin = replace(model, denoiser=deepcopy(model.denoiser))
             given = islice(batches(model, pool, 4, seed=0), 1)
-            tuning = Tuning(together=together)
-            made = finetune(twin, reward, given, EasyTune(3), _sgd(twin, 0.1), tuning=tuning)
+            scorer = TwoPhase(together=together)
+            made = finetune(twin, reward, given, EasyTune(3), _sgd(twin, 0.1), scorer=scorer)
             return [u.reward for u in made]
 
         assert tuned(8) == tuned(1)
 
 
-class TestHold:
-    """The reward's slope is taken once in a few rewarded steps."""
+class TestRewardEvery:
+    """The reward's gradient is taken once in a few rewarded steps."""
 
-    def run(self, model, pool, method, asked=reward, **tuning):
+    def run(self, model, pool, method, asked=reward, micro_batch=8):
         twin = replace(model, denoiser=deepcopy(model.denoiser))
         given = islice(batches(model, pool, 4, seed=0), 2)
-        options = Tuning(**tuning)
-        return list(finetune(twin, asked, given, method, _sgd(twin), 1e9, tuning=options))
+        scorer = TwoPhase(micro_batch)
+        made = finetune(twin, asked, given, method, _sgd(twin), max_norm=1e9, scorer=scorer)
+        return list(made)
 
     @pytest.mark.parametrize("micro_batch", [None, 1, 3])
     def test_the_reward_is_asked_once_in_so_many_steps(self, model, pool, micro_batch):
@@ -242,7 +256,9 @@ class TestHold:
             asked.append(len(motion))
             return reward(motion, prompts, t)
 
-        updates = self.run(model, pool, EasyTune(5, hold=2), counting, micro_batch=micro_batch)
+        updates = self.run(
+            model, pool, EasyTunePlus(5, reward_every=2), counting, micro_batch=micro_batch
+        )
         assert len(updates) == 10 and sum(asked) == 2 * 3 * 4, "3 of 5 steps, of 4 motions, twice"
         exact = self.run(model, pool, EasyTune(5), micro_batch=micro_batch)
         for i, (held, true) in enumerate(zip(updates, exact, strict=True)):
@@ -251,7 +267,7 @@ class TestHold:
             assert (held.grad_norm == pytest.approx(true.grad_norm, rel=1e-6)) == fresh
 
     def test_in_between_the_reward_is_taken_to_be_linear(self, pool):
-        """Of a reward that is, held slopes are exact."""
+        """Of a reward that is, it is exact."""
 
         def linear(motion, prompts, t=None):
             return (motion * prompts.mask[..., None]).sum((1, 2))
@@ -259,8 +275,8 @@ class TestHold:
         model, _, _ = toy()
         model.denoiser.float()
         held, exact = (
-            [u.grad_norm for u in self.run(model, pool, EasyTune(hold=hold), linear)]
-            for hold in (4, 1)
+            [u.grad_norm for u in self.run(model, pool, EasyTunePlus(reward_every=every), linear)]
+            for every in (4, 1)
         )
         assert held == pytest.approx(exact, rel=1e-6)
 
@@ -271,13 +287,14 @@ def test_a_curriculum_moves_with_the_batches(model, pool):
     assert [(u.batch, u.step) for u in updates] == [(2, 3), (2, 4), (3, 4), (3, 5), (4, 6), (4, 7)]
 
 
-class TestTuning:
+class TestOptions:
     """What some runs want besides."""
 
-    def moved(self, model, given, method, tuning, lr=0.1):
+    def moved(self, model, given, method, lr=0.1, **options):
         before = torch.nn.utils.parameters_to_vector(model.denoiser.parameters()).clone()
         optimizer = _sgd(model, lr)
-        updates = list(finetune(model, reward, given, method, optimizer, 1e9, tuning=tuning))
+        made = finetune(model, reward, given, method, optimizer, max_norm=1e9, **options)
+        updates = list(made)
         after = torch.nn.utils.parameters_to_vector(model.denoiser.parameters())
         return updates, (after - before).detach()
 
@@ -285,23 +302,24 @@ class TestTuning:
         given = list(islice(batches(model, pool, 4, seed=0), 5))
         plan = DRaFT(3).plan(STEPS, rng())
         slopes = [reward_gradient(model, reward, b.x_T, b.prompts, plan) for b in given[:2]]
-        updates, moved = self.moved(model, given[:2], DRaFT(3), Tuning(accumulate=2))
+        updates, moved = self.moved(model, given[:2], DRaFT(3), accumulate=2)
         assert [u.batch for u in updates] == [1]
         torch.testing.assert_close(moved, 0.1 * torch.stack(slopes).mean(0), rtol=1e-4, atol=1e-6)
         for method in (DRaFT(3), EasyTune(4, updates="sum")):
-            updates, _ = self.moved(model, given, method, Tuning(accumulate=2))
+            updates, _ = self.moved(model, given, method, accumulate=2)
             assert [u.batch for u in updates] == [1, 3], "a rest makes no update"
-        updates, _ = self.moved(model, given[:2], EasyTune(3), Tuning(accumulate=2))
+        updates, _ = self.moved(model, given[:2], EasyTune(3), accumulate=2)
         assert [(u.batch, u.step, u.last) for u in updates] == [
             (0, 6, False), (1, 5, False), (1, 7, True),
         ]  # fmt: skip
 
     def test_the_rate_rises_and_falls_over_the_updates_that_are_made(self, model, pool):
         optimizer = _sgd(model, 2.0)
-        tuning = Tuning(scheduler=warmup_cosine(optimizer, updates=9, warmup=4))
+        scheduler = warmup_cosine(optimizer, updates=9, warmup=4)
         given = islice(batches(model, pool, 2, seed=0), 3)
         rates = [optimizer.param_groups[0]["lr"]]
-        for _ in finetune(model, reward, given, EasyTune(3), optimizer, tuning=tuning):
+        for _ in finetune(model, reward, given, EasyTune(3), optimizer):
+            scheduler.step()
             rates.append(optimizer.param_groups[0]["lr"])
         half = 1 + 5**0.5  # cos 36 degrees is (1 + sqrt 5) / 4, cos 72 degrees a half less
         assert rates[:5] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
@@ -315,9 +333,8 @@ class TestTuning:
         average = AveragedModel(model.denoiser, multi_avg_fn=get_ema_multi_avg_fn(0.9))
         optimizer, want = _sgd(model, 0.1), None
         given = islice(batches(model, pool, 2, seed=0), 2)
-        for _ in finetune(
-            model, reward, given, EasyTune(3), optimizer, tuning=Tuning(1, None, average)
-        ):
+        for _ in finetune(model, reward, given, EasyTune(3), optimizer):
+            average.update_parameters(model.denoiser)
             now = torch.nn.utils.parameters_to_vector(model.denoiser.parameters()).detach()
             want = now.clone() if want is None else 0.9 * want + 0.1 * now
         got = torch.nn.utils.parameters_to_vector(average.module.parameters())
@@ -335,10 +352,10 @@ class TestTuning:
             assert rng is given[0].rng
             return sum((w**2).sum() for w in model.denoiser.parameters())
 
-        still, _ = self.moved(model, given, method, Tuning(pretraining=decay), lr=0.0)
-        _, plain = self.moved(model, given, method, Tuning(), lr=1e-4)
+        still, _ = self.moved(model, given, method, 0.0, pretraining=decay)
+        _, plain = self.moved(model, given, method, 1e-4)
         torch.nn.utils.vector_to_parameters(slope / 2, weights)
-        _, joined = self.moved(model, given, method, Tuning(pretraining=decay), lr=1e-4)
+        _, joined = self.moved(model, given, method, 1e-4, pretraining=decay)
         torch.testing.assert_close(joined - plain, -1e-4 * count * slope, rtol=2e-3, atol=1e-6)
         assert len(still) == count
 

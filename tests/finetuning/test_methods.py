@@ -14,7 +14,6 @@ from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import rollout
 from easytune_lib.finetuning.methods import (
     AlignProp,
-    Curriculum,
     DRaFT,
     DRaFTLV,
     DRTune,
@@ -22,19 +21,40 @@ from easytune_lib.finetuning.methods import (
     ReFL,
     recorded,
 )
+from easytune_lib.finetuning.variants import Curriculum, EasyTunePlus
+from easytune_lib.plan import GradientPlan
 from easytune_lib.types import Denoiser, FineTuneMethod, Prompts
 
 METHODS = [
     DRaFT(1), DRaFT(3), DRaFT(STEPS), EasyTune(1), EasyTune(4), EasyTune(STEPS),
     EasyTune(3, "strided"), EasyTune(2, "random"), ReFL(1), ReFL(4), AlignProp(),
     AlignProp(0.01), DRTune(4, 3), DRTune(STEPS, 1), DRTune(1, STEPS), DRaFT(), EasyTune(),
-    EasyTune(steps="strided"), EasyTune(steps="random"), EasyTune(reads="x_t", switch=3),
-    EasyTune(4, weights="early", updates="chain"), EasyTune(3, "random", updates="sum"),
+    EasyTune(steps="strided"), EasyTune(steps="random"), EasyTunePlus(reads="x_t", switch=3),
+    EasyTunePlus(4, weights="early", updates="chain"), EasyTune(3, "random", updates="sum"),
     Curriculum(3, 2), DRaFT(3, checkpoint=True), DRaFTLV(3), AlignProp(cut="uniform"),
     AlignProp(cut="normal", checkpoint=True), DRTune(4, 3, replay=True), ReFL(3, target=0.5),
-    EasyTune(1, "random", odds="early"), EasyTune(1, "random", chain=3, weights="late"),
-    EasyTune(1, "random", hop=3), ReFL(2, hop=4), DRaFT(3, hop=2),
+    EasyTunePlus(1, "random", step_odds="early"),
+    EasyTunePlus(1, "random", chain=3, weights="late"),
+    EasyTunePlus(1, "random", skip=3), ReFL(2, skip=4), DRaFT(3, skip=2),
 ]  # fmt: skip
+
+
+def gradient(world, method, draw=0, noise=None):
+    """What training with ``method`` follows."""
+    model, x_T, prompts = world
+    return reward_gradient(
+        model, reward, x_T, prompts, method.plan(STEPS, rng(draw)), noise,
+        weighting=method.weighting(STEPS), options=method.rollout_options,
+    )  # fmt: skip
+
+
+def shares_of(world, method, draw=0, noise=None):
+    """Each step's share of it."""
+    model, x_T, prompts = world
+    return step_gradients(
+        model, reward, x_T, prompts, method.plan(STEPS, rng(draw)), noise,
+        weighting=method.weighting(STEPS), options=method.rollout_options,
+    )  # fmt: skip
 
 
 @pytest.fixture(params=["epsilon", "x0"])
@@ -69,6 +89,30 @@ def test_a_record_leaves_out_the_options_that_are_off():
         "k": 2, "steps": "last", "reads": "x_t", "updates": "chain",
     }  # fmt: skip
     assert len({str(recorded(method)) for method in METHODS}) == len(METHODS)
+    ours = EasyTunePlus(1, "random", step_odds="early", skip=3, reward_every=2)
+    assert recorded(ours)["EasyTune"] == {
+        "k": 1, "steps": "random", "odds": "early", "hop": 3, "hold": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("types_unchecked")
+@pytest.mark.parametrize(
+    "method, options, message",
+    [
+        (EasyTune, {"steps": "frist"}, "steps='frist': it is one of 'last', 'strided', 'random'"),
+        (EasyTune, {"updates": "chian"}, "updates='chian': it is one of 'step', 'chain', 'sum'"),
+        (EasyTunePlus, {"weights": "erly"}, "'uniform', 'early', 'late'"),
+        (AlignProp, {"cut": "nromal"}, "'uniform', 'normal', None"),
+        (EasyTunePlus, {"reward_every": 0}, "reward_every is 1 or more"),
+        (DRaFT, {"skip": 0}, "skip is 1 or more"),
+        (EasyTunePlus, {"k": 2, "chain": 2}, "step_odds and chain"),
+        (EasyTunePlus, {"step_odds": "early"}, "step_odds and chain"),
+        (EasyTunePlus, {"k": 1, "step_odds": "late"}, "step_odds are of random steps"),
+    ],
+)
+def test_options_that_there_are_not_are_refused_when_a_method_is_made(method, options, message):
+    with pytest.raises(ValueError, match=message):
+        method(**options)
 
 
 def test_which_steps_each_method_takes():
@@ -127,10 +171,10 @@ def test_a_curriculum_moves_from_noise_to_clean_and_stays():
 
 
 def test_step_weights_have_mean_one_and_a_direction():
-    early, late = (EasyTune(weights=w).plan(8, rng()) for w in ("early", "late"))
-    assert early.weights == late.weights[::-1] and sum(early.weights) == pytest.approx(8)
-    assert list(late.weights) == sorted(late.weights) and late.weights[0] > 0
-    assert [EasyTune().plan(8, rng()).weight_at(i) for i in range(8)] == [1.0] * 8
+    early, late = (EasyTunePlus(weights=w).weighting(8).steps for w in ("early", "late"))
+    assert early == late[::-1] and sum(early) == pytest.approx(8)
+    assert list(late) == sorted(late) and late[0] > 0
+    assert [EasyTune().weighting(8).at(i) for i in range(8)] == [1.0] * 8
 
 
 def test_drtune_records_an_arithmetic_progression():
@@ -199,23 +243,47 @@ def test_easytune_is_the_direct_term_alone(world, reads):
 
 
 def test_at_one_step_easytune_draft_and_refl_are_one(world):
-    model, x_T, prompts = world
-    easy, draft, refl = (
-        reward_gradient(model, reward, x_T, prompts, m.plan(STEPS, rng()))
-        for m in (EasyTune(1), DRaFT(1), ReFL(1))
-    )
+    easy, draft, refl = (gradient(world, m) for m in (EasyTune(1), DRaFT(1), ReFL(1)))
     assert easy.norm() > 0
     torch.testing.assert_close(easy, draft, rtol=1e-12, atol=0)
     torch.testing.assert_close(easy, refl, rtol=1e-12, atol=0)
 
 
-def test_alignprop_that_records_all_is_full_draft(world):
+@pytest.mark.parametrize("decodes", ["x0_hat", "x"])
+@pytest.mark.parametrize("method", [DRaFT(1), AlignProp(0.0)], ids=str)
+def test_the_final_state_is_the_one_that_the_model_decodes(world, decodes, method):
+    """The reward's gradient through ``sample()``'s own motion, written by hand; no time is told."""
     model, x_T, prompts = world
-    prop, draft = (
-        reward_gradient(model, reward, x_T, prompts, m.plan(STEPS, rng()))
-        for m in (AlignProp(1.0), DRaFT(STEPS))
+    model = replace(model, decodes=decodes, schedule=replace(model.schedule, clean=0.9))
+    *_, end = rollout(model, x_T, prompts, GradientPlan(frozenset(), frozenset({STEPS - 1})))
+    alpha, sigma = model.schedule.scales(end.now)
+    noise = model.noise_estimate(end.x_t, end.now, prompts)
+    state = (end.x_t - sigma * noise) / alpha
+    if decodes == "x":
+        state = 0.9**0.5 * state + 0.1**0.5 * noise
+    mean = reward(model.decode(state, prompts), prompts).mean()
+    grads = torch.autograd.grad(mean, list(model.denoiser.parameters()))
+    got = gradient((model, x_T, prompts), method)
+    torch.testing.assert_close(got, torch.cat([g.flatten() for g in grads]))
+    with pytest.raises(ValueError, match="step 3 of 8 has no final state"):
+        early = GradientPlan(frozenset({3}), frozenset({3}), reads="final")
+        reward_gradient(model, reward, x_T, prompts, early)
+
+
+def test_a_coupling_lets_so_much_of_the_network_s_jacobian_through(world):
+    """Of two recorded steps the gradient is linear in it, between DRTune's and DRaFT's."""
+    model, x_T, prompts = world
+    plan = DRaFT(2).plan(STEPS, rng())
+    none, part, whole = (
+        reward_gradient(model, reward, x_T, prompts, replace(plan, coupling=coupling))
+        for coupling in (0.0, 0.3, 1.0)
     )
-    assert torch.equal(prop, draft)
+    torch.testing.assert_close(part, 0.7 * none + 0.3 * whole)
+    assert torch.equal(whole, gradient(world, DRaFT(2))) and not torch.allclose(none, whole)
+
+
+def test_alignprop_that_records_all_is_full_draft(world):
+    assert torch.equal(gradient(world, AlignProp(1.0)), gradient(world, DRaFT(STEPS)))
 
 
 def test_drtune_weighs_each_share_by_the_update_rule_alone(world):
@@ -240,12 +308,8 @@ def test_drtune_weighs_each_share_by_the_update_rule_alone(world):
 
 
 def test_step_weights_weigh_each_share(world):
-    model, x_T, prompts = world
-    plain, early = (
-        step_gradients(model, reward, x_T, prompts, EasyTune(weights=w).plan(STEPS, rng()))
-        for w in ("uniform", "early")
-    )
-    weights = EasyTune(weights="early").plan(STEPS, rng()).weights
+    plain, early = (shares_of(world, EasyTunePlus(weights=w)) for w in ("uniform", "early"))
+    weights = EasyTunePlus(weights="early").weighting(STEPS).steps
     torch.testing.assert_close(early, plain * torch.tensor(weights)[:, None])
 
 
@@ -259,19 +323,14 @@ def test_a_motion_above_the_target_pulls_no_further(world):
     weights = list(model.denoiser.parameters())
     grads = torch.autograd.grad(-torch.relu(target - scores).mean(), weights)
     want = torch.cat([g.flatten() for g in grads])
-    plan = ReFL(1, target=target).plan(STEPS, rng())
-    got = reward_gradient(model, reward, x_T, prompts, plan)
+    got = gradient(world, ReFL(1, target=target))
     torch.testing.assert_close(got, want)
-    assert not torch.allclose(
-        got, reward_gradient(model, reward, x_T, prompts, ReFL(1).plan(STEPS, rng()))
-    )
-    plan = ReFL(1, target=scores.min().item()).plan(STEPS, rng())
-    assert reward_gradient(model, reward, x_T, prompts, plan).norm() < got.norm()
+    assert not torch.allclose(got, gradient(world, ReFL(1)))
+    assert gradient(world, ReFL(1, target=scores.min().item())).norm() < got.norm()
 
 
 def test_draft_lv_is_the_mean_of_the_last_step_s_gradient_over_noises(world):
     model, x_T, prompts = world
-    plan = DRaFTLV(3).plan(STEPS, rng())
     first = reward_gradient(model, reward, x_T, prompts, DRaFT(1).plan(STEPS, rng()))
     *_, end = rollout(model, x_T, prompts, DRaFT(1).plan(STEPS, rng()))
     now, noises = model.times[-1][0], rng(5)
@@ -284,13 +343,13 @@ def test_draft_lv_is_the_mean_of_the_last_step_s_gradient_over_noises(world):
         mean = reward(model.decode(x0_hat, prompts), prompts).mean()
         grads = torch.autograd.grad(mean, list(model.denoiser.parameters()))
         total = total + torch.cat([g.flatten() for g in grads])
-    got = reward_gradient(model, reward, x_T, prompts, plan, rng(5))
+    got = gradient(world, DRaFTLV(3), noise=rng(5))
     torch.testing.assert_close(got, total / 3)
-    shares = step_gradients(model, reward, x_T, prompts, plan, rng(5))
+    shares = shares_of(world, DRaFTLV(3), noise=rng(5))
     torch.testing.assert_close(shares[-1], got)
     assert not shares[:-1].any()
-    with pytest.raises(ValueError, match="2 fresh noises are to be drawn: pass rng"):
-        reward_gradient(model, reward, x_T, prompts, plan)
+    with pytest.raises(ValueError, match="noise is to be drawn on the way: pass rng"):
+        gradient(world, DRaFTLV(3))
 
 
 EXACT = [
@@ -303,93 +362,74 @@ EXACT = [
 
 @pytest.mark.parametrize("plain, thrifty", EXACT, ids=str)
 def test_what_is_computed_again_gives_the_same_gradient(world, plain, thrifty):
-    model, x_T, prompts = world
-    got, want = (
-        reward_gradient(model, reward, x_T, prompts, method.plan(STEPS, rng(3)))
-        for method in (thrifty, plain)
-    )
+    got, want = (gradient(world, method, 3) for method in (thrifty, plain))
     assert want.any() and torch.equal(got, want)
-    shares = step_gradients(model, reward, x_T, prompts, thrifty.plan(STEPS, rng(3)))
-    torch.testing.assert_close(shares.sum(0), want)
+    torch.testing.assert_close(shares_of(world, thrifty, 3).sum(0), want)
 
 
 def test_steps_are_computed_again_with_the_same_dropout(world):
     """Else the gradient would be that of another network."""
-    model, x_T, prompts = world
+    model, _, _ = world
     noisy = torch.nn.Sequential(model.denoiser.write, torch.nn.Dropout(0.5))
     model.denoiser.write = noisy
 
-    def gradient(method):
+    def seeded(method):
         torch.manual_seed(0)
-        return reward_gradient(model, reward, x_T, prompts, method.plan(STEPS, rng()))
+        return gradient(world, method)
 
     with torch.random.fork_rng():
         noisy.train()
-        plain, again = gradient(DRaFT(4)), gradient(DRaFT(4, checkpoint=True))
+        plain, again = seeded(DRaFT(4)), seeded(DRaFT(4, checkpoint=True))
         noisy.eval()
-        assert torch.equal(plain, again) and not torch.equal(plain, gradient(DRaFT(4)))
+        assert torch.equal(plain, again) and not torch.equal(plain, seeded(DRaFT(4)))
 
 
 def test_unequal_odds_leave_the_mean_gradient_as_it_is(world):
     """Importance sampling: the mean over all choices, each as likely as it is, equals the sum."""
-    model, x_T, prompts = world
-    want = step_gradients(model, reward, x_T, prompts, EasyTune().plan(STEPS, rng())).mean(0)
-    plans = [EasyTune(1, "random", odds="early").plan(STEPS, rng(seed)) for seed in range(400)]
-    steps = [plan.last for plan in plans]
+    want = shares_of(world, EasyTune()).mean(0)
+    uneven = EasyTunePlus(1, "random", step_odds="early")
+    steps = [uneven.plan(STEPS, rng(seed)).last for seed in range(400)]
     chance = torch.arange(STEPS, 0, -1, dtype=torch.float64) * 2 / (STEPS * (STEPS + 1))
     drawn = torch.bincount(torch.tensor(steps), minlength=STEPS) / len(steps)
     assert (drawn - chance).abs().max() < 0.06, "early steps are drawn more often"
-    each = [
-        reward_gradient(model, reward, x_T, prompts, plans[steps.index(step)])
-        for step in range(STEPS)
-    ]
+    each = [gradient(world, uneven, steps.index(step)) for step in range(STEPS)]
     torch.testing.assert_close((chance[:, None] * torch.stack(each)).sum(0), want)
-    both = EasyTune(1, "random", odds="late", weights="late").plan(STEPS, rng())
-    assert both.weights == pytest.approx([1.0] * STEPS), "odds may stand for weights"
+    both = EasyTunePlus(1, "random", step_odds="late", weights="late").weighting(STEPS)
+    assert both.steps == pytest.approx([1.0] * STEPS), "odds may stand for weights"
 
 
 def test_a_chain_reaches_from_easytune_to_draft(world):
-    model, x_T, prompts = world
-    single = EasyTune(1, "random", chain=1).plan(STEPS, rng(2))
+    single = EasyTunePlus(1, "random", chain=1).plan(STEPS, rng(2))
     assert single == EasyTune(1, "random").plan(STEPS, rng(2))
-    plan = EasyTune(1, "random", chain=3).plan(STEPS, rng(2))
+    plan = EasyTunePlus(1, "random", chain=3).plan(STEPS, rng(2))
     start = single.last
     assert plan.recorded == {start, start + 1, start + 2} and plan.rewarded == {start + 2}
     by_hand = replace(single, recorded=plan.recorded, rewarded=plan.rewarded, detach_state=False)
     assert plan == by_hand
-    assert EasyTune(1, chain=3).plan(STEPS, rng()).recorded == {STEPS - 1}, "the end cuts it short"
-    ends = {EasyTune(1, "random", chain=STEPS).plan(STEPS, rng(s)).last for s in range(9)}
+    assert EasyTunePlus(1, chain=3).plan(STEPS, rng()).recorded == {STEPS - 1}, (
+        "the end cuts it short"
+    )
+    ends = {EasyTunePlus(1, "random", chain=STEPS).plan(STEPS, rng(s)).last for s in range(9)}
     assert ends == {STEPS - 1}
     whole = next(s for s in range(99) if EasyTune(1, "random").plan(STEPS, rng(s)).last == 0)
     got, want = (
-        reward_gradient(model, reward, x_T, prompts, method.plan(STEPS, rng(whole)))
-        for method in (EasyTune(1, "random", chain=STEPS), DRaFT())
+        gradient(world, method, whole)
+        for method in (EasyTunePlus(1, "random", chain=STEPS), DRaFT())
     )
     assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize(
-    "method, options",
-    [
-        (EasyTune, {"k": 2, "chain": 2}), (EasyTune, {"odds": "early"}),
-        (EasyTune, {"k": 1, "odds": "late"}),
-    ],
-)  # fmt: skip
-def test_odds_and_chains_are_of_one_step(method, options):
-    with pytest.raises(ValueError, match="odds"):
-        method(**options)
-
-
-@pytest.mark.parametrize("easy", [EasyTune(1, hop=3), ReFL(1, hop=3), DRaFT(1, hop=3)], ids=str)
-def test_hops_change_where_a_step_begins_and_not_its_gradient(world, easy):
+    "easy", [EasyTunePlus(1, skip=3), ReFL(1, skip=3), DRaFT(1, skip=3)], ids=str
+)
+def test_skips_change_where_a_step_begins_and_not_its_gradient(world, easy):
     """As if the steps that are left out had not been in the schedule."""
     model, x_T, prompts = world
-    plan = easy.plan(STEPS, rng())
-    assert plan.visited == [0, 1, 4, 7]
-    steps = list(rollout(model, x_T, prompts, plan))
-    times = [model.times[i][0] for i in plan.visited]
+    plan, options, visited = easy.plan(STEPS, rng()), easy.rollout_options, [0, 1, 4, 7]
+    steps = list(rollout(model, x_T, prompts, plan, options=options))
+    times = [model.times[i][0] for i in visited]
     assert [(s.index, s.now, s.after) for s in steps] == list(
-        zip(plan.visited, times, [*times[1:], -1], strict=True)
+        zip(visited, times, [*times[1:], -1], strict=True)
     )
     x = steps[-1].x_t.detach()
     noise = model.noise_estimate(x, times[-1], prompts)
@@ -397,12 +437,12 @@ def test_hops_change_where_a_step_begins_and_not_its_gradient(world, easy):
     mean = reward(model.decode((x - sigma * noise) / alpha, prompts), prompts).mean()
     grads = torch.autograd.grad(mean, list(model.denoiser.parameters()))
     want = torch.cat([g.flatten() for g in grads])
-    got = reward_gradient(model, reward, x_T, prompts, plan)
+    got = gradient(world, easy)
     torch.testing.assert_close(got, want)
-    shares = step_gradients(model, reward, x_T, prompts, plan)
+    shares = shares_of(world, easy)
     torch.testing.assert_close(shares[-1], want)
     assert not shares[:-1].any()
-    straight = reward_gradient(model, reward, x_T, prompts, replace(plan, hop=1))
+    straight = gradient(world, replace(easy, skip=1))
     assert not torch.equal(got, straight) and torch.cosine_similarity(got, straight, 0) > 0.9
 
 
@@ -441,10 +481,10 @@ class Memory(torch.autograd.Function):
     ids=str,
 )  # fmt: skip
 def test_how_many_calls_of_the_network_are_held_at_once(world, method, calls):
-    model, x_T, prompts = world
+    model, _, _ = world
     model.denoiser.write.register_forward_hook(lambda module, args, out: Memory.apply(out))
     Memory.living = Memory.peak = 0
-    reward_gradient(model, reward, x_T, prompts, method.plan(STEPS, rng()))
+    gradient(world, method)
     assert (Memory.peak, Memory.living) == (calls, 0)
 
 

@@ -8,7 +8,7 @@ from easytune_lib.analysis.cost import saved_bytes
 from easytune_lib.diffusion.rollout import rollout, score
 from easytune_lib.diffusion.sampler import DDIM
 from easytune_lib.finetuning.methods import AlignProp, DRaFT, DRTune, EasyTune, ReFL
-from easytune_lib.finetuning.two_phase import by_length, scored
+from easytune_lib.finetuning.two_phase import TwoPhase, by_length
 from easytune_lib.models.mld import VAE, LatentDenoiser, mld
 from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.rewards.spm import SPM
@@ -31,13 +31,12 @@ def gradient(model, reward, method, micro_batch, prompts=POOL):
     plan = method.plan(model.n_steps, stream(0, "plan"))
     weights = list(model.denoiser.parameters())
     said, total = [], [torch.zeros_like(w) for w in weights]
-    for step in rollout(model, x_T.to(weights[0].dtype), prompts, plan, stream(0, "steps")):
-        if step.index in plan.rewarded:
-            scores = scored(model, reward, step, prompts, plan, micro_batch)
-            loss = (scores - scores.square()).mean() + 0.1 * step.noise.square().mean()
-            parts = torch.autograd.grad(loss, weights, materialize_grads=True)
-            total = [a + b for a, b in zip(total, parts, strict=True)]
-            said.append(scores.detach())
+    steps = rollout(model, x_T.to(weights[0].dtype), prompts, plan, stream(0, "steps"))
+    for step, scores in TwoPhase(micro_batch)(model, reward, steps, prompts, plan, method):
+        loss = (scores - scores.square()).mean() + 0.1 * step.noise.square().mean()
+        parts = torch.autograd.grad(loss, weights, materialize_grads=True)
+        total = [a + b for a, b in zip(total, parts, strict=True)]
+        said.append(scores.detach())
     return torch.stack(said), torch.cat([part.flatten() for part in total])
 
 
@@ -127,7 +126,8 @@ def test_a_whole_batch_is_the_plain_score():
     *_, step = rollout(model, x_T, prompts, plan)
     plain = score(model, reward, step, prompts, plan)
     for whole in (None, 4, 9):
-        assert torch.equal(scored(model, reward, step, prompts, plan, whole), plain)
+        ((_, got),) = TwoPhase(whole)(model, reward, [step], prompts, plan, DRaFT(2))
+        assert torch.equal(got, plain)
     assert x_T.shape[-1] == FEATURES
 
 

@@ -144,7 +144,7 @@ class GradientExplorer(Panel):
 
     def _norms(self, kept: Trajectory, name: str, method: FineTuneMethod, n: int) -> Tensor:
         if name not in kept.shares:
-            plan = replace(method.plan(n, stream(self._seed, "plan")), checkpoint=False)
+            plan = method.plan(n, stream(self._seed, "plan"))
             kept.shares[name] = share_norms(
                 kept.model, self._bench.reward, kept.x_T, self._prompts, plan
             ).norms
