@@ -40,14 +40,6 @@ def test_two_gaussians_on_the_axes():
     assert distance == pytest.approx(14, abs=1e-12)
 
 
-def test_turning_both_gaussians_changes_nothing():
-    turn, _ = torch.linalg.qr(normal(2, 2))
-    a, b = torch.diag(torch.tensor([4.0, 1.0])).double(), torch.diag(torch.tensor([1.0, 9.0]))
-    zero = torch.zeros(2)
-    turned = frechet_distance(zero, turn @ a @ turn.mT, zero, turn @ b.double() @ turn.mT)
-    assert turned == pytest.approx(5, abs=1e-10)
-
-
 def test_covariances_that_do_not_commute_agree_with_scipy():
     a, b = covariance(24, 1), covariance(24, 2)
     mean, shifted = normal(24), normal(24, seed=3)
@@ -94,12 +86,6 @@ def test_diversity_by_hand():
     assert diversity(x, stream(0), pairs=10_000) == pytest.approx(1, abs=0.05)
     assert diversity(torch.ones(300, 4), stream(0)) == 0
     assert diversity(torch.tensor([[7.0]]), stream(0), pairs=1) == 0
-
-
-def test_diversity_draws_twice_independently():
-    x = normal(300, 4)
-    first, again, other = (diversity(x, stream(seed)) for seed in (0, 0, 1))
-    assert first == again != other
 
 
 def test_multimodality_by_hand():

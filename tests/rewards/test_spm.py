@@ -7,11 +7,6 @@ from easytune_lib.rewards.spm import SPM
 from easytune_lib.storage import load_tensors, save_tensors
 
 
-def test_the_shipped_model_is_small():
-    parameters = sum(p.numel() for p in SPM().parameters())
-    assert 0.9e6 < parameters < 1.25e6  # at most 2.5 MB in half precision
-
-
 def test_units_are_physical_inside_out(spm, batch):
     model = spm()
     x = model.normalise(batch.features, batch.mask)
@@ -38,14 +33,6 @@ def test_padding_changes_nothing_and_has_no_gradient(spm, batch, features):
     one = model.encode_text(text[[three]])[0]
     text.tokens[~text.token_mask] = 7.0
     torch.testing.assert_close(model.encode_text(text)[0][three], one[0])
-
-
-def test_order_and_content_are_read(spm, batch):
-    model = spm()
-    mu, _ = model.encode_motion(batch.features, batch.mask)
-    back, _ = model.encode_motion(batch.features.flip(1), batch.mask.flip(1))
-    assert (mu - back).abs().max() > 1e-3
-    assert torch.pdist(mu).min() > 1e-3
 
 
 def test_time_matters_with_a_time_token_only(spm, batch):
