@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from easytune_lib.storage import write_json
+from easytune_lib.storage import results_folder, write_json
 
 SCHEMA = 1
 
@@ -55,14 +55,17 @@ class RunRecord:
         return run_id(self.name, self.parameters)
 
     def save(self, runs: Path) -> Path:
-        """Write ``runs/<run_id>/record.json`` atomically; adds versions and the date."""
+        """Write ``runs/<run_id>/record.json`` atomically; adds versions and the date.
+
+        In a trial it goes elsewhere: :func:`~easytune_lib.storage.results_folder`.
+        """
         stamp = {
             "python": platform.python_version(),
             "platform": platform.machine(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         content = asdict(self) | {"machine": stamp | self.machine}
-        return write_json(Path(runs) / self.run_id / "record.json", content)
+        return write_json(results_folder(runs) / self.run_id / "record.json", content)
 
     @classmethod
     def load(cls, path: Path) -> "RunRecord":

@@ -162,3 +162,17 @@ def alone(folder: Path, what: str = "run") -> Iterator[None]:
                 f"another {what} is at work in {folder}: wait for it, or end it"
             ) from error
         yield
+
+
+RESULTS = "EASYTUNE_RESULTS"
+"""Variable of the environment that names a folder for records and figures of trials."""
+
+
+def results_folder(folder: Path | str) -> Path:
+    """Where what belongs in ``runs`` or ``figures`` is written: in a trial, in a folder apart.
+
+    Tests and runs with parameters given by hand set :data:`RESULTS`, so that they never change
+    what the repository holds. Other folders are as they are.
+    """
+    place, folder = os.environ.get(RESULTS), Path(folder)
+    return Path(place) / folder.name if place and folder.name in ("runs", "figures") else folder

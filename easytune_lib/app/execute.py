@@ -15,6 +15,7 @@ from typing import Any
 
 from easytune_lib.app.notebook import Scalar
 from easytune_lib.beacon import PLACE
+from easytune_lib.storage import RESULTS
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Job:
     output: Path  # the executed notebook; beside it, with suffix .html, a page of it
     log: Path  # what the process and its kernel say outside of cells
     threads: int = 0  # of the kernel; 0: OMP_NUM_THREADS, or as many as there are cores
+    results: Path | None = None  # of a trial: where its records and figures go
     beacon: Path | None = None  # where what is run tells how far it is
 
 
@@ -97,6 +99,8 @@ def _work(job: Job, events: Connection) -> None:
         os.environ["OMP_NUM_THREADS"] = str(job.threads)
     if job.beacon is not None:
         os.environ[PLACE] = str(job.beacon)
+    if job.results is not None:
+        os.environ[RESULTS] = str(job.results.resolve())
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not the user's
     os.environ["IPYTHONDIR"] = str(job.log.parent / ".ipython")  # nor the user's start-up files
 

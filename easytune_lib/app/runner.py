@@ -43,11 +43,17 @@ class Task:
     output: Path
     key: str  # changes when the result may
     expected: float | None  # seconds it took last, if known
+    trial: bool = False  # parameters were given by hand, or the notebook is the user's own
 
     @property
     def name(self) -> str:
         """The output's name: the notebook's, and a hash where parameters were given by hand."""
         return self.output.stem
+
+    @property
+    def results(self) -> Path | None:
+        """Folder of records and figures of a trial; ``None``: they go where the notebook says."""
+        return self.output.with_suffix("") if self.trial else None
 
     @property
     def note(self) -> Path:
@@ -171,7 +177,9 @@ def plan(path: Path, size: str, given: Mapping[str, Scalar], root: Path, around:
     settings = root / "notebooks" / "parameters" / size / f"{path.stem}.yaml"
     values = read_settings(settings, declared) if settings.exists() else {}
     values |= given
-    label = path.stem + (f"-{_digest(values)[:8]}" if given else "")
+    foreign = (root / "notebooks").resolve() not in path.resolve().parents
+    apart = [values if given else {}, str(path.resolve()) if foreign else ""]
+    label = path.stem + (f"-{_digest(apart)[:8]}" if given or foreign else "")
     output = root / "outputs" / size / f"{label}.ipynb"
     prose = [cell["source"] for cell in notebook["cells"]]
     key = _digest([source_hash(notebook), prose, values, around])
@@ -179,7 +187,7 @@ def plan(path: Path, size: str, given: Mapping[str, Scalar], root: Path, around:
     expected = last.seconds if last else None
     if expected is None and not values:
         expected = notebook["metadata"].get("easytune", {}).get("seconds")
-    return Task(path, values, output, key, expected)
+    return Task(path, values, output, key, expected, bool(given) or foreign)
 
 
 def _set_aside(tasks: Sequence[Task]) -> list[Path]:
@@ -218,13 +226,13 @@ def _run_all(
 
 def _run_task(task: Task, root: Path, progress: Progress) -> Result | None:
     """Run one notebook; its output takes its place only if it ended well."""
-    figures = root / "figures"
+    figures = _figures_of(task, root)
     before = _stamps(figures)
     partial = task.output.with_suffix(".partial.ipynb")
     progress.started(task.name)
     finished = Finished(0.0, 0, "nothing was run")
     log = task.output.with_suffix(".log")
-    for event in run(Job(task.notebook, task.parameters, partial, log)):
+    for event in run(Job(task.notebook, task.parameters, partial, log, results=task.results)):
         if isinstance(event, Finished):
             finished = event
         else:
@@ -254,8 +262,13 @@ def done_before(task: Task, root: Path) -> Result | None:
     result = _read_note(task.note)
     if result is None or result.key != task.key or not task.output.exists():
         return None
-    there = all((root / "figures" / f"{name}.json").exists() for name in result.figures)
+    figures = _figures_of(task, root)
+    there = all((figures / f"{name}.json").exists() for name in result.figures)
     return result if there else None
+
+
+def _figures_of(task: Task, root: Path) -> Path:
+    return root / "figures" if task.results is None else task.results / "figures"
 
 
 def _read_note(path: Path) -> Result | None:
@@ -297,10 +310,10 @@ def _digest(content: Any) -> str:
 
 
 def surroundings(root: Path) -> str:
-    """Digest of the weights and of the library, but for ``batch``, which notebooks never see."""
+    """Digest of the weights and of the library, but for ``app``, which notebooks never see."""
     library = sorted(LIBRARY.rglob("*"))
     files = [
-        p for p in library if "__pycache__" not in p.parts and LIBRARY / "batch" not in p.parents
+        p for p in library if "__pycache__" not in p.parts and LIBRARY / "app" not in p.parents
     ]
     files += sorted((root / "weights").rglob("*"))
     content = {

@@ -67,8 +67,12 @@ class Printed:
 
     def save(self, record: RunRecord, folder: Path, venue: Venue = OURS) -> Path:
         """Draw it into ``folder``, with the data behind it, its caption and its run's id."""
+        return self.write(self.draw(record, venue), record, folder)
+
+    def write(self, figure: Figure, record: RunRecord, folder: Path) -> Path:
+        """Write a figure that is drawn, as :meth:`save` does."""
         return save_figure(
-            self.draw(record, venue), self.of(record, self.name), folder, record,
+            figure, self.of(record, self.name), folder, record,
             self.data(record), self.of(record, self.caption),
         )  # fmt: skip
 
@@ -88,8 +92,14 @@ def printed(runs: Path, size: str) -> list[tuple[str, Printed, RunRecord]]:
     return [(name, *found) for name, found in leading(runs, FIGURES, name_of).items()]
 
 
-def plot(record: RunRecord, name: str | None = None, venue: Venue = OURS) -> Figure:
-    """Draw a figure of a record.
+def plot(
+    record: RunRecord,
+    name: str | None = None,
+    folder: Path | str | None = None,
+    *,
+    venue: Venue = OURS,
+) -> Figure:
+    """Draw a figure of a record, and save it where a folder is given.
 
     >>> et.plot(et.memory(bench, [1, 4], batch_size=2)).axes[0].get_ylabel()
     'held for backward (MiB)'
@@ -97,12 +107,17 @@ def plot(record: RunRecord, name: str | None = None, venue: Venue = OURS) -> Fig
     Args:
         record: What an analysis returned, a notebook wrote, or ``RunRecord.load`` read.
         name: Which of the record's figures, as :func:`names` lists them; the first where ``None``.
+        folder: For the figure as PDF, SVG and PNG, its numbers and its caption.
         venue: Whose widths the figure has.
 
     Raises:
         ValueError: There is no such figure of this record; says which there are.
     """
-    return figure_of(record, name).draw(record, venue)
+    entry = figure_of(record, name)
+    figure = entry.draw(record, venue)
+    if folder is not None:
+        entry.write(figure, record, Path(folder))
+    return figure
 
 
 def names(record: RunRecord) -> list[str]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from easytune_lib.records import RunRecord
-from easytune_lib.storage import write_atomic, write_json
+from easytune_lib.storage import results_folder, write_atomic, write_json
 from easytune_lib.viz.style import GREY, styled
 
 _FOOT = 0.11  # inches kept free for the stamp
@@ -59,14 +59,15 @@ def save_figure(
     if not records:
         raise ValueError("a figure shows at least one run, got no record")
     ids = list(dict.fromkeys(r.run_id for r in records))
+    folder = results_folder(folder)
     content = {"name": name, "runs": ids, "caption": caption, "data": _plain(data or {}, "data")}
     with styled(), _settled(fig):
         files = {kind: _render(fig, kind, ids) for kind in _METADATA}
     for kind, image in files.items():
-        write_atomic(Path(folder) / f"{name}.{kind}", image)
-    write_atomic(Path(folder) / f"{name}.csv", csv_of(content["data"]))
-    write_json(Path(folder) / f"{name}.json", content)
-    return Path(folder) / f"{name}.pdf"
+        write_atomic(folder / f"{name}.{kind}", image)
+    write_atomic(folder / f"{name}.csv", csv_of(content["data"]))
+    write_json(folder / f"{name}.json", content)
+    return folder / f"{name}.pdf"
 
 
 @contextmanager
