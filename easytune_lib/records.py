@@ -23,6 +23,10 @@ Schema 0 is that of records that name none: fields that were empty could be left
 """
 
 
+class MissingRecord(ValueError):
+    """A record that only a long run makes is not there; the runner says so and goes on."""
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """One finished run. ``run_id`` depends on name and parameters only.

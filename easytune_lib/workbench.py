@@ -13,6 +13,7 @@ from torch import Tensor
 
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import sample
+from easytune_lib.diffusion.schedule import NoiseSchedule
 from easytune_lib.metrics import report
 from easytune_lib.metrics.distribution import multimodality
 from easytune_lib.metrics.intervals import bootstrap
@@ -183,14 +184,26 @@ def open_workbench(
         base,
         digest,
         model,
-        AlignmentReward(
-            load_network(SPM, weights / f"{REWARDS[reward]}.safetensors"), model.schedule
-        ),
+        open_reward(reward, model.schedule, weights),
         load_network(Judge, weights / "judge.safetensors"),
         prompts,
         {split: Reference.of(real) for split, real in ceilings["real"].items()},
         ceilings,
     )
+
+
+def open_reward(
+    noise: RewardNoise, schedule: NoiseSchedule, weights: Path = WEIGHTS
+) -> AlignmentReward:
+    """Load the reward that learned to read through this kind of noise.
+
+    Args:
+        noise: "features", "latent" or "clean".
+        schedule: Of the model whose motions are scored: it says how noisy a step is.
+        weights: A folder as ``easytune train`` writes it.
+    """
+    file = weights / f"{REWARDS[noise]}.safetensors"
+    return AlignmentReward(load_network(SPM, file), schedule)
 
 
 def _open_base(

@@ -8,8 +8,10 @@ from torch import nn
 
 from easytune_lib.checkpoints import fit
 from easytune_lib.storage import (
+    RESULTS,
     load_tensors,
     pack_optimizer,
+    results_folder,
     save_tensors,
     unpack_optimizer,
     write_atomic,
@@ -126,3 +128,10 @@ def test_an_optimizer_comes_back_through_a_file(tmp_path):
     for pair in ((weight, optimizer), (twin, its_optimizer)):
         advance(*pair, 2.0)
     assert torch.equal(weight, twin)
+
+
+def test_a_trial_writes_records_and_figures_apart(tmp_path, monkeypatch):
+    assert results_folder("a/runs") == Path("a/runs")
+    monkeypatch.setenv(RESULTS, str(tmp_path))
+    assert results_folder("a/runs") == tmp_path / "runs"
+    assert results_folder(Path("scratch")) == Path("scratch")

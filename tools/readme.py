@@ -1,4 +1,4 @@
-"""README's tables, drawn from the committed records: ``python -m tools.readme``.
+"""The guides' tables, drawn from the committed records: ``python -m tools.readme``.
 
 A block between ``<!-- NAME -->`` and ``<!-- /NAME -->`` is replaced by what its function makes, so
 that no number in a table is typed in by hand; a test holds the two together.
@@ -15,6 +15,7 @@ from easytune_lib.experiments.claims import longest
 from easytune_lib.records import RunRecord
 
 ROOT = Path(__file__).parents[1]
+GUIDES = ("README.md", "GUIDE.md", "RESULTS.md")
 
 BASES = {"mld_early": "early latent base", "mld": "strong latent base", "mdm": "feature-space base"}
 FIGURES = {  # a notebook's main figure
@@ -53,7 +54,7 @@ NETWORKS = {
 
 
 def fill(text: str, root: Path = ROOT) -> str:
-    """README with each block drawn anew.
+    """A guide with each block drawn anew.
 
     Raises:
         ValueError: A record is missing.
@@ -177,5 +178,5 @@ def _line(cells: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in (ROOT / name for name in GUIDES):
+        path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -11,6 +11,8 @@ from easytune_lib.storage import write_atomic
 
 GUIDES = {
     "README": "what it is, and how to begin",
+    "GUIDE": "notebooks, command line, your own data, model and reward",
+    "RESULTS": "what was found",
     "CONTRIBUTING": "the house: its rooms, words and habits",
     "CHANGELOG": "what is new",
 }

@@ -73,6 +73,10 @@ class Result:
     finished: str
 
 
+WAITS = Result("", 0.0, 0, (), {}, "")
+"""Of a notebook that needs a record which only a long run makes: nothing failed."""
+
+
 def reproduce(
     size: str = "laptop",
     force: bool = False,
@@ -152,6 +156,8 @@ def run_notebook(
         result = _run_all([task], force, root, progress)[task.name]
     if result is None:
         return 1
+    if result is WAITS:
+        return 0
     if inplace:
         publish(path, task.output, result.seconds, result.peak_mb)
     progress.say(f"Notebook: {path if inplace else task.output}")
@@ -237,6 +243,10 @@ def _run_task(task: Task, root: Path, progress: Progress) -> Result | None:
             finished = event
         else:
             progress.cell(event)
+    if "MissingRecord: " in finished.error:
+        partial.unlink(missing_ok=True)
+        progress.say(f"  waits: {finished.error.partition('MissingRecord: ')[2]}")
+        return WAITS
     if finished.error:
         failed = task.output.with_suffix(".failed.ipynb")
         if partial.exists():
@@ -287,8 +297,8 @@ def _parameters(path: Path, notebook: Notebook) -> tuple[Any, ...]:
 
 
 def _row(task: Task, result: Result | None) -> tuple[str, ...]:
-    if result is None:
-        return (task.name, "failed", "", "")
+    if result is None or result is WAITS:
+        return (task.name, "failed" if result is None else "waits", "", "")
     return (
         task.name,
         f"{result.seconds:.0f}",

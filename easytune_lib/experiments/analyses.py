@@ -1,25 +1,34 @@
 """The analyses as one call each: a bench goes in, a record comes out, ready to be plotted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
-from typing import Any
+from typing import Any, cast
 
-import torch
+from torch import Tensor
 
-from easytune_lib.analysis.cost import measure
 from easytune_lib.analysis.gradients import jacobian_norms, share_norms, step_gradients
-from easytune_lib.analysis.noise import similarity_by_step
-from easytune_lib.finetuning.loop import batches, copy_for_tuning, finetune
+from easytune_lib.analysis.noise import (
+    Reader,
+    ranking_by_step,
+    similarity_by_noise,
+    similarity_by_step,
+)
+from easytune_lib.diffusion.model import MotionDiffusion
+from easytune_lib.diffusion.rollout import sample
+from easytune_lib.experiments.compare import cost_rows
 from easytune_lib.finetuning.methods import DRaFT, EasyTune
-from easytune_lib.metrics.intervals import band
+from easytune_lib.metrics.intervals import band, bootstrap
+from easytune_lib.models.mld import VAE
+from easytune_lib.recipes import REWARDS, VAES, load_network
 from easytune_lib.records import RunRecord
+from easytune_lib.rewards.alignment import AlignmentReward
 from easytune_lib.seeding import stream
-from easytune_lib.types import FineTuneMethod
+from easytune_lib.types import FineTuneMethod, Prompts
+from easytune_lib.workbench import WEIGHTS, Workbench, open_reward
 
 
 def gradient_norms(
-    bench: Any,
+    bench: Workbench,
     methods: Sequence[FineTuneMethod] | None = None,
     *,
     prompts: int = 3,
@@ -120,7 +129,13 @@ def _label(method: FineTuneMethod, n_steps: int) -> str:
 
 
 def noise_similarity(
-    bench: Any, *, prompts: int = 24, n_steps: int = 0, seed: int = 0
+    bench: Workbench,
+    *,
+    prompts: int = 24,
+    n_steps: int = 0,
+    rank_steps: int = 0,
+    rank_prompts: int = 96,
+    seed: int = 0,
 ) -> RunRecord:
     """Measure how alike a noised motion and the final one look, to reward, judge and features.
 
@@ -129,48 +144,119 @@ def noise_similarity(
     True
 
     Args:
-        bench: A workbench; its model, reward, judge and test prompts are used.
+        bench: Its model, rewards, judge and test prompts are used.
         prompts: Test prompts, averaged; 0 takes all.
         n_steps: Denoising steps; 0 are the bench's own.
+        rank_steps: Denoising steps of the ranking by step; 0 leaves out both the ranking and
+            the similarity under forward noise, which need the rewards that are shipped.
+        rank_prompts: Test prompts of the ranking; 0 takes all.
         seed: Of the noise.
 
     Returns:
-        ``series``: cosine similarity by step of the state ``x_t/<reader>`` and of the clean
-        estimate ``x0_hat/<reader>`` with the final motion, each with ``_low`` and ``_high``.
+        ``series``, each with ``_low`` and ``_high``: cosine similarity by step of the state
+        ``x_t/<reader>`` and of the clean estimate ``x0_hat/<reader>`` with the final motion;
+        ``apart/...`` under forward noise, before and behind decoder and encoder; and
+        ``rank/<state>/<noise>``, how often the own motion is ranked first among 32 by a reward
+        that learned to read through that noise.
 
     Source: Tan et al. (2026), Figure 4.
     """
     model = replace(bench.model, n_steps=n_steps or bench.model.n_steps)
     asked = bench.prompts["test"].first(prompts).prompts
     x_T = model.draw_noise(asked, stream(seed, "similarity"))
+    reward = cast(Any, bench.reward)
     readers = {
-        "reward": bench.reward.embed,
+        "reward": reward.embed,
         "judge": lambda motion, prompts: bench.judge.embed_motion(motion, prompts.lengths),
-        "features": lambda motion, prompts: bench.reward.model.normalise(
-            motion, prompts.mask
-        ).flatten(1),
+        "features": lambda motion, prompts: reward.model.normalise(motion, prompts.mask).flatten(1),
     }
     series: dict[str, list[float]] = {}
     for name, read in readers.items():
         seen = similarity_by_step(read, model, x_T, asked)
         series |= band(f"x_t/{name}", seen.noised.tolist())
         series |= band(f"x0_hat/{name}", seen.predicted.tolist())
-    return RunRecord(
-        "noise_similarity",
-        {"base": bench.base, "n_steps": model.n_steps, "prompts": prompts, "seed": seed,
-         "weights": bench.digest},
-        metrics={
-            "steps_above_0.9": sum(value > 0.9 for value in series["x_t/reward"]),
-            "x_t_at_half": series["x_t/reward"][model.n_steps // 2],
-            "features_at_half": series["x_t/features"][model.n_steps // 2],
-            "x0_hat_of_pure_noise": series["x0_hat/reward"][0],
-        },
-        series=series,
-    )  # fmt: skip
+    half = model.n_steps // 2
+    metrics = {
+        "steps_above_0.9": sum(value > 0.9 for value in series["x_t/reward"]),
+        "x_t_at_half": series["x_t/reward"][half],
+        "features_at_half": series["x_t/features"][half],
+        "x0_hat_of_pure_noise": series["x0_hat/reward"][0],
+    }
+    parameters = {"base": bench.base, "n_steps": model.n_steps, "prompts": prompts, "seed": seed}
+    if rank_steps:
+        rewards = {noise: open_reward(noise, model.schedule) for noise in REWARDS}
+        series |= _under_forward_noise(bench, model, asked, rewards, seed)
+        ranked, hits = _ranks(bench, rewards, rank_steps, rank_prompts, seed)
+        series |= ranked
+        for at, row in (("half", rank_steps // 2), ("end", -1)):
+            metrics |= {f"rank_at_{at}_{n}": float(rows[row].mean()) for n, rows in hits.items()}
+        parameters |= {"rank_steps": rank_steps, "rank_prompts": rank_prompts}
+    parameters["weights"] = bench.digest
+    return RunRecord("noise_similarity", parameters, metrics=metrics, series=series)
+
+
+def _under_forward_noise(
+    bench: Workbench,
+    model: MotionDiffusion,
+    asked: Prompts,
+    rewards: Mapping[str, AlignmentReward],
+    seed: int,
+) -> dict[str, list[float]]:
+    """Similarity of a motion to itself under forward noise, by place of the noise and reader."""
+    motion = sample(model, asked, stream(seed, "apart"))
+    levels = [t for t, _ in model.schedule.times(model.n_steps)][::-1]
+    spm = cast(Any, bench.reward).model
+    places: dict[str, tuple[Any, Any]] = {
+        "features": (
+            spm.normalise(motion, asked.mask), lambda x, prompts: spm.denormalise(x, prompts.mask)
+        )
+    }  # fmt: skip
+    if bench.base in VAES:
+        vae = load_network(VAE, WEIGHTS / f"{VAES[bench.base]}.safetensors")
+        latent = vae.encode(motion, asked.mask)[0].detach()
+        places = {"latent": (latent, model.decode)} | places
+    series = {"apart/level": [1 - model.schedule.alpha_bar[t].item() for t in levels]}
+    for place, (state, decode) in places.items():
+        readers: dict[str, tuple[Any, Any]] = {
+            "features": (lambda x, prompts: spm.normalise(x, prompts.mask).flatten(1), decode),
+            "encoder, noise-trained": (rewards["features"].embed, decode),
+            "encoder, clean-trained": (rewards["clean"].embed, decode),
+        }
+        if place == "latent":
+            readers["latent itself"] = (lambda x, prompts: x.flatten(1), lambda x, prompts: x)
+        for name, (read, shown) in readers.items():
+            rng = stream(seed, "apart", place)
+            seen = similarity_by_noise(read, model.schedule, state, shown, asked, levels, rng)
+            series |= band(f"apart/{place}/{name}", seen.tolist())
+    return series
+
+
+def _ranks(
+    bench: Workbench, rewards: Mapping[str, AlignmentReward], steps: int, count: int, seed: int
+) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
+    """How often each reward ranks the own motion first, by step; means with bounds, and hits."""
+    model = replace(bench.model, n_steps=steps)
+    chosen = bench.prompts["test"].first(count)
+    readers = {
+        f"{state}/{noise}": Reader(reward.embed, reward.embed_text, state, told=noise != "clean")
+        for state in ("x_t", "x0_hat")
+        for noise, reward in rewards.items()
+    }
+    x_T = model.draw_noise(chosen.prompts, stream(seed, "ranking"))
+    hits = ranking_by_step(readers, model, x_T, chosen.prompts, chosen.labels)
+    series: dict[str, list[float]] = {}
+    for name, values in hits.items():
+        rows = [bootstrap(row, stream(seed, "bootstrap"), draws=500) for row in values]
+        series |= {
+            f"rank/{name}": [row.mean for row in rows],
+            f"rank/{name}_low": [row.low for row in rows],
+            f"rank/{name}_high": [row.high for row in rows],
+        }
+    return series, hits
 
 
 def memory(
-    bench: Any, counts: Sequence[int] = (), *, batch_size: int = 4, seed: int = 0
+    bench: Workbench, counts: Sequence[int] = (), *, batch_size: int = 4, seed: int = 0
 ) -> RunRecord:
     """Measure what autograd holds for an update, by the number of recorded steps.
 
@@ -193,31 +279,15 @@ def memory(
     """
     n_steps = bench.model.n_steps
     counts = list(counts) or sorted({1, n_steps // 4 or 1, n_steps // 2 or 1, n_steps})
-    rows = [
-        {
-            "base": bench.base,
-            "method": kind.__name__,
-            "steps": k,
-            "saved_mib": saved_mib(bench, kind(k), batch_size, seed),
-        }
-        for kind in (EasyTune, DRaFT)
-        for k in counts
-    ]
+    methods = {f"{kind.__name__}|{k}": kind(k) for kind in (EasyTune, DRaFT) for k in counts}
+    rows = []
+    for row in cost_rows(bench, methods, batch_size, seed):
+        name, _, k = str(row["method"]).partition("|")
+        kept = {"base": bench.base, "method": name, "steps": int(k)}
+        rows.append(kept | {"saved_mib": row["saved_mib"]})
     return RunRecord(
         "memory",
         {"base": bench.base, "n_steps": n_steps, "batch_size": batch_size, "seed": seed,
          "weights": bench.digest},
         tables={"memory": rows},
     )  # fmt: skip
-
-
-def saved_mib(bench: Any, method: FineTuneMethod, batch_size: int, seed: int = 0) -> float:
-    """MiB that autograd holds at most for one batch of a method."""
-    model = copy_for_tuning(bench.model)
-    still = torch.optim.SGD(model.denoiser.parameters(), lr=0.0)
-    pool = bench.prompts["finetune"].prompts
-    return measure(
-        lambda: finetune(
-            model, bench.reward, islice(batches(model, pool, batch_size, seed), 1), method, still
-        )
-    ).saved_mib

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from easytune_lib.experiments.compare import paired_rows
 from easytune_lib.experiments.time_to_reward import speedup
 from easytune_lib.metrics.intervals import spread
-from easytune_lib.records import RunRecord
+from easytune_lib.records import MissingRecord, RunRecord
 from easytune_lib.viz.paper import TABLE_2
 
 Verdict = Literal["holds", "does not hold here", "not shown here"]
@@ -412,7 +412,7 @@ def longest(runs: Path, name: str, size: str, **wanted: Any) -> RunRecord:
     Of equally large ones, that with the most ``seeds``.
 
     Raises:
-        ValueError: There is none.
+        MissingRecord: There is none.
     """
     found = [
         record
@@ -421,8 +421,9 @@ def longest(runs: Path, name: str, size: str, **wanted: Any) -> RunRecord:
         and all(record.parameters.get(key) == value for key, value in wanted.items())
     ]
     if not found:
-        raise ValueError(
-            f"{runs} has no record {name!r} with {wanted}: run the notebook that makes it"
+        raise MissingRecord(
+            f"no record of {name!r} {wanted or ''}in {runs.name}: `easytune reproduce --size full` "
+            "makes it"
         )
     ranks = [(r.parameters.get(size, 0), r.parameters.get("seeds", 0)) for r in found]
     return found[ranks.index(max(ranks))]

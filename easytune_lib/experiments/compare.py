@@ -665,28 +665,5 @@ def cost_rows(
     ]
 
 
-def memory_by_k(
-    bench: Workbench, counts: Sequence[int], batch_size: int = 4, seed: int = 0
-) -> list[dict[str, Any]]:
-    """Memory against the number of recorded steps: flat for EasyTune, linear for DRaFT.
-
-    Args:
-        bench: As of :func:`cost_rows`; the other arguments too.
-        counts: Recorded steps, each 1 to the bench's ``n_steps``.
-        batch_size: Prompts.
-        seed: Of prompts and noise.
-    """
-    methods = {f"{kind.__name__}|{k}": kind(k) for kind in (EasyTune, DRaFT) for k in counts}
-    return [
-        {
-            "base": row["base"],
-            "method": row["method"].split("|")[0],
-            "steps": int(row["method"].split("|")[1]),
-            "saved_mib": row["saved_mib"],
-        }
-        for row in cost_rows(bench, methods, batch_size, seed)
-    ]
-
-
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)

@@ -143,7 +143,7 @@ def tune(
     """
     chosen = settings_of(settings)
     steps = tune_steps(bench, method, chosen, reward=reward, state=state)
-    bar = tqdm(total=100.0, disable=not progress, bar_format=_BAR, leave=False)
+    bar = tqdm(total=100.0, disable=not progress, bar_format=_BAR, leave=False, mininterval=0.5)
     with bar:
         while True:
             try:
@@ -152,12 +152,12 @@ def tune(
                 if state is not None:
                     Path(state).unlink(missing_ok=True)
                 return cast(Tuned, end.value)
-            bar.set_description(f"{type(method).__name__}, update {at.updates}", refresh=False)
+            bar.set_description_str(f"{type(method).__name__}, update {at.updates}", refresh=False)
             bar.set_postfix_str(f"reward {at.reward:.3f}", refresh=False)
             bar.update(100 * at.fraction - bar.n)
 
 
-_BAR = "{desc}: {percentage:3.0f} %|{bar:20}| {postfix}, {elapsed} so far, {remaining} left"
+_BAR = "{desc} {percentage:3.0f} %|{bar:20}| {elapsed} so far, {remaining} left{postfix}"
 
 
 def settings_of(given: dict[str, Any]) -> TuneSettings:

@@ -59,7 +59,9 @@ class Printed:
     def of(self, record: RunRecord, text: str) -> str:
         """``text`` with the record's parameters in it."""
         real = "" if record.parameters.get("data", "synthetic") == "synthetic" else "_real"
-        return text.format(**record.parameters, real=real)
+        given = record.parameters
+        budget = f"{s:g} s" if (s := given.get("seconds")) else f"{given.get('updates')} updates"
+        return text.format(**given, real=real, budget=budget)
 
     def draw(self, record: RunRecord, venue: Venue = OURS) -> Figure:
         """The figure, as wide as the venue has it."""
@@ -272,7 +274,7 @@ FIGURES = (
         "reward_curves_{base}",
         "step_finetuning",
         lambda record, width: curves.plot_reward_curves(record, "seconds", width, TRAINING_CURVES),
-        "Training reward against CPU seconds, {base}, {seeds} seed(s) of {seconds:g} s",
+        "Training reward against CPU seconds, {base}, {seeds} seed(s) of {budget}",
         _tables("curves"),
         _from("seconds", 20),
         wide=False,

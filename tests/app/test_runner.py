@@ -122,7 +122,7 @@ def test_what_depends_on_a_change_is_run_again(kernel: Kernel, root: Path, chang
     files = {
         "weights": root / "weights/mdm.safetensors",
         "library": root / "library/viz/player.js",
-        "runner": root / "library/batch/runner.py",
+        "runner": root / "library/app/runner.py",
     }
     for file in files.values():
         file.parent.mkdir(parents=True)
@@ -287,3 +287,22 @@ def test_force_moves_single_runs_aside_and_loses_none(kernel: Kernel, root: Path
     (aside,) = (root / "outputs").glob("tuned.*")
     assert (aside / "run" / "record.json").read_text() == "a record"
     assert f"what was kept of earlier runs is now in outputs/{aside.name}" in text
+
+
+def test_parameters_given_by_hand_touch_neither_figures_nor_what_is_done(
+    kernel: Kernel, root: Path
+):
+    """And two notebooks of one name, in different folders, have outputs of their own."""
+    said(reproduce, root=root)
+    said(run_notebook, "01", [("k", "7")], root=root)
+    own = root / "elsewhere" / "01_second.ipynb"
+    own.parent.mkdir()
+    own.write_text((root / "notebooks/01_second.ipynb").read_text())
+    said(run_notebook, str(own), root=root)
+    *default, trial, other = kernel.jobs
+    assert {job.results for job in default} == {None}
+    assert trial.results != other.results and trial.output != other.output
+    assert all(root / "outputs" in job.results.parents for job in (trial, other))
+    kernel.jobs.clear()
+    said(reproduce, root=root)
+    assert kernel.jobs == []

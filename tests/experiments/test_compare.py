@@ -16,6 +16,7 @@ from tiny_world import tiny_bench
 
 from easytune_lib.experiments import compare as comparison
 from easytune_lib.experiments import tune as tune_module
+from easytune_lib.experiments.analyses import memory
 from easytune_lib.experiments.compare import (
     Progress,
     Run,
@@ -25,7 +26,6 @@ from easytune_lib.experiments.compare import (
     cost_rows,
     curve_rows,
     load_tuned,
-    memory_by_k,
     paired_rows,
     run_all,
     score_rows,
@@ -471,7 +471,7 @@ def test_curves_are_rounded_and_their_seconds_kept_apart():
 
 class TestCost:
     def test_memory_is_flat_for_easytune_and_linear_for_draft(self):
-        rows = memory_by_k(tiny_bench(n_steps=4), (1, 2, 4), batch_size=2)
+        rows = memory(tiny_bench(n_steps=4), (1, 2, 4), batch_size=2).tables["memory"]
         held = {(row["method"], row["steps"]): row["saved_mib"] for row in rows}
         assert held["EasyTune", 1] == held["EasyTune", 2] == held["EasyTune", 4] > 0
         assert held["EasyTune", 1] == pytest.approx(held["DRaFT", 1], rel=0.01)
