@@ -98,6 +98,27 @@ class RunRecord:
         return cls.load(path) if path.exists() else None
 
 
+def difference(old: Any, new: Any, where: str = "") -> tuple[float, str]:
+    """The largest relative difference of two results' numbers, and where it is.
+
+    Only ``metrics``, ``series`` and ``tables`` of a record count; what varies by machine does
+    not. Numbers are compared by ``|a - b| / max(|a|, |b|, 1e-2)``; another shape or text is
+    infinitely far.
+    """
+    if not where:
+        parts = ("metrics", "series", "tables")
+        pairs = [(old.get(name, {}), new.get(name, {}), name) for name in parts]
+    elif isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        pairs = [(old[key], new[key], f"{where}.{key}") for key in old]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(a, b, where) for a, b in zip(old, new, strict=True)]
+    elif isinstance(old, int | float) and isinstance(new, int | float):
+        return abs(old - new) / max(abs(old), abs(new), 1e-2), where
+    else:
+        return (0.0 if old == new else float("inf")), where
+    return max((difference(*pair) for pair in pairs), default=(0.0, where))
+
+
 def schema_of(path: Path) -> int:
     """The schema that a record's file was written in.
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from easytune_lib.records import SCHEMA, UPGRADES, RunRecord, run_id, schema_of
+from easytune_lib.records import SCHEMA, UPGRADES, RunRecord, difference, run_id, schema_of
 
 
 @pytest.fixture
@@ -105,3 +105,11 @@ def test_records_of_every_older_schema_open_under_the_same_id(record, tmp_path):
     assert (old.run_id, old.schema) == (record.run_id, SCHEMA)
     assert schema_of(old.save(tmp_path)) == SCHEMA
     assert set(UPGRADES) == set(range(SCHEMA)), "every older schema has a way to the next"
+
+
+def test_the_largest_difference_of_two_records_is_found():
+    old = {"metrics": {"a": 1.0}, "tables": {"t": [{"x": 2.0, "y": "s"}]}, "machine": {"s": 1}}
+    new = {"metrics": {"a": 1.0}, "tables": {"t": [{"x": 2.5, "y": "s"}]}, "machine": {"s": 9}}
+    assert difference(old, new) == (pytest.approx(0.2), "tables.t.x")
+    assert difference(old, old)[0] == 0.0
+    assert difference(old, {**new, "metrics": {}})[0] == float("inf")

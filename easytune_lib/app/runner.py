@@ -7,6 +7,8 @@ weights change.
 
 import hashlib
 import json
+import shutil
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +30,7 @@ from easytune_lib.app.notebook import (
     source_hash,
 )
 from easytune_lib.app.progress import Progress
+from easytune_lib.records import difference
 from easytune_lib.storage import alone
 
 LIBRARY = Path(__file__).parents[1]
@@ -233,7 +236,7 @@ def _run_all(
 def _run_task(task: Task, root: Path, progress: Progress) -> Result | None:
     """Run one notebook; its output takes its place only if it ended well."""
     figures = _figures_of(task, root)
-    before = _stamps(figures)
+    before, written = _stamps(figures), _stamps(root / "runs")
     partial = task.output.with_suffix(".partial.ipynb")
     progress.started(task.name)
     finished = Finished(0.0, 0, "nothing was run")
@@ -264,6 +267,9 @@ def _run_task(task: Task, root: Path, progress: Progress) -> Result | None:
     task.output.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     write_json(task.note, asdict(result))
     progress.done(finished, len(drawn))
+    if not task.trial:
+        rewritten = [n for n, t in _stamps(root / "runs").items() if written.get(n) != t]
+        progress.say(f"  {compare_committed(root, rewritten)}")
     return result
 
 
@@ -275,6 +281,27 @@ def done_before(task: Task, root: Path) -> Result | None:
     figures = _figures_of(task, root)
     there = all((figures / f"{name}.json").exists() for name in result.figures)
     return result if there else None
+
+
+def compare_committed(root: Path, names: Sequence[str], tolerance: float = 1e-3) -> str:
+    """Say in one line how far the numbers of records are from those that are committed."""
+    farthest, where, known = 0.0, "", 0
+    if shutil.which("git") is None:
+        return "without git, nothing says how far its numbers are from the committed ones"
+    for name in names:
+        path = root / "runs" / f"{name}.json"
+        place = path.relative_to(root).as_posix()
+        shown = subprocess.run(["git", "show", f"HEAD:{place}"], cwd=root, capture_output=True)
+        if shown.returncode:
+            continue
+        known += 1
+        far, key = difference(json.loads(shown.stdout), json.loads(path.read_text()))
+        if far > farthest:
+            farthest, where = far, f" in {key} of {path.parent.name}"
+    if not known:
+        return "no committed record was computed anew"
+    verdict = "within" if farthest <= tolerance else "NOT within"
+    return f"{known} records: largest difference {farthest:.1e}{where}, {verdict} {tolerance:g}"
 
 
 def _figures_of(task: Task, root: Path) -> Path:
