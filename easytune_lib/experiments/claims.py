@@ -422,7 +422,7 @@ def longest(runs: Path, name: str, size: str, **wanted: Any) -> RunRecord:
     ]
     if not found:
         raise MissingRecord(
-            f"no record of {name!r} {wanted or ''}in {runs.name}: `easytune reproduce --size full` "
+            f"no record of {name!r} with {wanted} in {runs.name}: `easytune reproduce --size full` "
             "makes it"
         )
     ranks = [(r.parameters.get(size, 0), r.parameters.get("seeds", 0)) for r in found]

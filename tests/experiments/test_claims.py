@@ -241,7 +241,7 @@ def test_the_longest_record_speaks(tmp_path):
         RunRecord("a", {"base": "mld_early", "seconds": 45.0, "seeds": seeds}).save(tmp_path)
     assert longest(tmp_path, "a", "seconds", base="mld_early").parameters["seeds"] == 5
     assert longest(tmp_path, "a", "seconds", base="mld").parameters["seconds"] == 45.0
-    with pytest.raises(ValueError, match="no record 'b' with {'base': 'mld'}: run the notebook"):
+    with pytest.raises(ValueError, match="no record of 'b' with {'base': 'mld'}"):
         longest(tmp_path, "b", "seconds", base="mld")
 
 
