@@ -16,7 +16,9 @@ GUIDES = {
     "CONTRIBUTING": "the house: its rooms, words and habits",
     "CHANGELOG": "what is new",
 }
-_PAGE = re.compile(rf'(href="(?:{"|".join(GUIDES)}|notebooks/\w+))\.(?:md|ipynb)([#"])')
+_PAGE = re.compile(
+    rf'(href="(?:{"|".join(GUIDES)}|notebooks/(?:studies/)?\w+))\.(?:md|ipynb)([#"])'
+)
 _ANCHOR = re.compile(r'<a href="#([^"]+)">(.*?)</a>', re.DOTALL)
 
 
@@ -34,12 +36,13 @@ def write_docs(root: Path, folder: Path, package: str = "easytune_lib") -> list[
     Raises:
         ValueError: A link leads nowhere; says which. Or pdoc is not installed.
     """
-    guides = [_guide(root / f"{name}.md", folder) for name in GUIDES]
+    there = {name: what for name, what in GUIDES.items() if (root / f"{name}.md").exists()}
+    guides = [_guide(root / f"{name}.md", folder) for name in there]
     notebooks = write_site(root, folder / "notebooks")
     reference = _reference(package, folder / "api")
     for page in (*guides, *notebooks):
         _bring(page, root, folder)
-    rows = [f'<li><a href="{name}.html">{name}</a>: {what}</li>' for name, what in GUIDES.items()]
+    rows = [f'<li><a href="{name}.html">{name}</a>: {what}</li>' for name, what in there.items()]
     api = f"api/{package.replace('.', '/')}.html"
     rows += [
         '<li><a href="notebooks/index.html">Notebooks</a>: questions, results, exercises</li>',

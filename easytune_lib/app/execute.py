@@ -27,8 +27,8 @@ class Job:
     output: Path  # the executed notebook; beside it, with suffix .html, a page of it
     log: Path  # what the process and its kernel say outside of cells
     threads: int = 0  # of the kernel; 0: OMP_NUM_THREADS, or as many as there are cores
-    results: Path | None = None  # of a trial: where its records and figures go
     beacon: Path | None = None  # where what is run tells how far it is
+    results: Path | None = None  # of a trial: where its records and figures go
 
 
 @dataclass(frozen=True)

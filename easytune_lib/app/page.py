@@ -145,7 +145,10 @@ def write_site(root: Path, folder: Path, sources: Mapping[str, Path] | None = No
 
     from easytune_lib.storage import write_atomic
 
-    sources = sources or {p.stem: p for p in find_notebooks([], root)}
+    books = root / "notebooks"
+    sources = sources or {
+        p.relative_to(books).with_suffix("").as_posix(): p for p in find_notebooks([], root)
+    }
     pages, rows = [], []
     for name, path in sources.items():
         content = page(nbformat.read(path, as_version=4)).encode()

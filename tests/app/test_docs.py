@@ -64,5 +64,5 @@ def test_the_whole_documentation_has_no_broken_link(tmp_path: Path, capsys):
     assert "every link within them leads somewhere" in capsys.readouterr().out
     assert len(list((tmp_path / "api").rglob("*.html"))) > 100
     assert len(list((tmp_path / "notebooks").glob("*.html"))) == 1 + len(
-        list((ROOT / "notebooks").glob("*.ipynb"))
+        list((ROOT / "notebooks").rglob("*.ipynb"))
     )

@@ -7,7 +7,6 @@ import pytest
 from benchmarks import backbones as benches
 from benchmarks.__main__ import main as benchmark
 from benchmarks.backbones import QUICK_BACKBONES, bench_backbones, table
-from easytune_lib.app import runner
 
 ALL = [
     "MLD (original)", "MLD V1", "MLD++", "MotionLCM V1", "MotionLCM V2", "MDM (encoder)",
@@ -25,7 +24,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_backbone_is_timed_and_held_against_its_marks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    monkeypatch.setattr("benchmarks.__main__.ROOT", tmp_path)
     assert benchmark(["backbones", "--quick"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in ALL)

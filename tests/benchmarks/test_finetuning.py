@@ -9,7 +9,6 @@ import torch
 from benchmarks import finetuning as benches
 from benchmarks.__main__ import main as benchmark
 from benchmarks.finetuning import QUICK, World, plain_loop, product_loop, table
-from easytune_lib.app import runner
 from easytune_lib.extras.official.mld import OfficialMLD
 from easytune_lib.extras.spm_official import OfficialSPM
 from easytune_lib.finetuning.methods import EasyTune
@@ -55,7 +54,7 @@ def test_the_product_trains_the_denoiser_alone():
 
 @pytest.mark.slow
 def test_a_run_says_ratios_and_is_recorded(monkeypatch, tmp_path: Path, capsys):
-    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    monkeypatch.setattr("benchmarks.__main__.ROOT", tmp_path)
     monkeypatch.setattr(benches, "SPACES", {"latent": small})
     few = {name: benches.METHODS[name] for name in ("DRaFT", "EasyTune", "EasyTune, two-phase")}
     monkeypatch.setattr(benches, "METHODS", few)

@@ -23,7 +23,6 @@ from benchmarks.reward_training import (
     typical_seeds,
 )
 from easytune_lib import recipes
-from easytune_lib.app import runner
 from easytune_lib.records import RunRecord
 from easytune_lib.rewards.spm import SPM
 from easytune_lib.types import TextFeatures
@@ -94,7 +93,7 @@ def test_buckets_save_padding_and_seeds_are_typical():
 
 @pytest.mark.slow
 def test_runs_say_ratios_and_are_recorded(monkeypatch, tmp_path: Path, capsys):
-    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    monkeypatch.setattr("benchmarks.__main__.ROOT", tmp_path)
     with torch.random.fork_rng(devices=[]):
         assert benchmark(["reward", "--quick"]) == 0
         assert benchmark(["buckets", "--quick"]) == 0
