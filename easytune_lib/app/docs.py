@@ -1,5 +1,7 @@
 """The documentation as one site that needs no network: guides, notebooks, reference."""
 
+import importlib
+import pkgutil
 import re
 import shutil
 from html.parser import HTMLParser
@@ -90,7 +92,10 @@ def _reference(package: str, folder: Path) -> list[Path]:
     except ImportError as error:
         raise ValueError("the reference needs pdoc: pip install pdoc") from error
     pdoc.render.configure(docformat="google", show_source=False)
-    pdoc.pdoc(package, output_directory=folder)
+    top = importlib.import_module(package)  # pdoc alone shows no more than its `__all__`
+    inner = pkgutil.walk_packages(getattr(top, "__path__", ()), f"{package}.")
+    names = [package, *(m.name for m in inner if not m.name.endswith("__main__"))]
+    pdoc.pdoc(*names, output_directory=folder)
     pages = sorted(folder.rglob("*.html"))
     for page in pages:  # pdoc also links names that it has inherited and does not show
         page.write_text(_without_lost_places(page), encoding="utf-8")

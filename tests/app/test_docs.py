@@ -35,7 +35,7 @@ def test_a_site_holds_guides_notebooks_and_reference(repository: Path, tmp_path:
     names = {page.relative_to(tmp_path / "docs").as_posix() for page in pages}
     assert {"index.html", "README.html", "notebooks/00_a.html"} <= names
     reference = (tmp_path / "docs" / "api" / "easytune_lib" / "plan.html").read_text()
-    assert "Which steps of a rollout autograd records" in reference
+    assert "Which gradient of a rollout ex" in reference
     assert 'id="GradientPlan.rewarded"' in reference and ":class:" not in reference
     readme = (tmp_path / "docs" / "README.html").read_text()
     assert 'href="notebooks/00_a.html"' in readme and "https://example.org/x.md" in readme
