@@ -93,7 +93,7 @@ def _reference(package: str, folder: Path) -> list[Path]:
         raise ValueError("the reference needs pdoc: pip install pdoc") from error
     pdoc.render.configure(docformat="google", show_source=False)
     top = importlib.import_module(package)  # pdoc alone shows no more than its `__all__`
-    inner = pkgutil.walk_packages(getattr(top, "__path__", ()), f"{package}.")
+    inner = pkgutil.iter_modules(getattr(top, "__path__", ()), f"{package}.")
     names = [package, *(m.name for m in inner if not m.name.endswith("__main__"))]
     pdoc.pdoc(*names, output_directory=folder)
     pages = sorted(folder.rglob("*.html"))
