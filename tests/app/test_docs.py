@@ -63,6 +63,6 @@ def test_the_whole_documentation_has_no_broken_link(tmp_path: Path, capsys):
     assert main(["docs", "--to", str(tmp_path)]) == 0
     assert "every link within them leads somewhere" in capsys.readouterr().out
     assert len(list((tmp_path / "api").rglob("*.html"))) > 100
-    assert len(list((tmp_path / "notebooks").glob("*.html"))) == 1 + len(
+    assert len(list((tmp_path / "notebooks").rglob("*.html"))) == 1 + len(
         list((ROOT / "notebooks").rglob("*.ipynb"))
     )
