@@ -26,6 +26,7 @@ from jaxtyping import Float, Int
 from scipy.special import bdtr, betaincinv
 from torch import Tensor
 
+from easytune_lib.choices import check_choices
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import sample
 from easytune_lib.metrics.judge import Judge
@@ -176,6 +177,7 @@ class Vote:
 
     def __post_init__(self) -> None:
         """Check what comes from files."""
+        check_choices(self)
         check_rater(self.rater)
         if self.pair < 0 or not 0 <= self.seconds < math.inf or self.at.tzinfo is None:
             raise ValueError(

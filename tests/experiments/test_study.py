@@ -332,3 +332,8 @@ def test_a_table_for_spreadsheets_lifts_the_blind_and_runs_no_formula(tmp_path):
 def test_mistakes_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         replace(STUDY, **change)
+
+
+def test_a_misspelt_choice_is_refused_and_not_counted_as_right(types_unchecked):
+    with pytest.raises(ValueError, match=r"choice='lfet'.*'left', 'same', 'right'"):
+        Vote("study", "me", 0, "lfet", 1.0)
