@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from easytune_lib.checkpoints import rebuilt
+from easytune_lib.choices import check_choice
 from easytune_lib.data.corpus import (
     Clip,
     Corpus,
@@ -127,6 +128,7 @@ def train_base(
         ValueError: There is no such data set or it is broken; ``vae`` is missing; the state of
             a run that was ended belongs to other settings; or the loss is not finite.
     """
+    check_choice("kind", kind, Kind)
     corpus = open_data(data, on_problem)
     roles = assign_roles(corpus)
     stats = FeatureStats.from_clips(corpus.split("train"), corpus.skeleton)
@@ -312,6 +314,7 @@ def train_reward(
             that are shipped had ``"float32"``.
         accumulate: Batches a step. Each is a contrast of its own.
     """
+    check_choice("noise", noise, RewardNoise)
     corpus = labelled(open_data(data, on_problem))
     roles = assign_roles(corpus)
     table = CaptionTable(CachedEncoder(MiniLM()), captions_of(roles.reward))

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from easytune_lib.choices import check_choice
 from easytune_lib.diffusion.model import MotionDiffusion
 from easytune_lib.diffusion.rollout import sample
 from easytune_lib.diffusion.schedule import NoiseSchedule
@@ -202,6 +203,7 @@ def open_reward(
         schedule: Of the model whose motions are scored: it says how noisy a step is.
         weights: A folder as ``easytune train`` writes it.
     """
+    check_choice("reward", noise, RewardNoise)
     file = weights / f"{REWARDS[noise]}.safetensors"
     return AlignmentReward(load_network(SPM, file), schedule)
 
@@ -230,6 +232,7 @@ def weights_digest(base: str, weights: Path = WEIGHTS, reward: RewardNoise = "fe
     """
     if base not in get_args(Base):
         raise ValueError(f"base is one of {', '.join(get_args(Base))}, got {base!r}")
+    check_choice("reward", reward, RewardNoise)
     vae = [VAES[base]] if base in VAES else []
     files = {
         name: weights / f"{name}.safetensors"

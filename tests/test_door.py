@@ -11,6 +11,7 @@ import torch
 
 import easytune_lib as et
 from easytune_lib.experiments.tune import TuneSettings
+from easytune_lib.recipes import train_base
 
 
 def test_importing_the_package_imports_nothing_heavy():
@@ -108,3 +109,13 @@ def test_a_killed_tuning_goes_on_to_the_same_weights(bench: et.Workbench, tmp_pa
 def test_settings_that_cannot_be_are_refused_before_anything_is_computed(bench, given, said):
     with pytest.raises(ValueError, match=said):
         et.tune(bench, et.DRaFT(1), **given)
+
+
+@pytest.mark.usefixtures("types_unchecked")
+def test_a_misspelt_reward_or_base_is_refused_with_those_that_there_are(tmp_path):
+    with pytest.raises(ValueError, match="'latnt'.*'latent'"):
+        et.open_workbench("mld", reward="latnt")
+    with pytest.raises(ValueError, match="'latnt'.*'latent'"):
+        next(et.train_reward("synthetic", tmp_path, noise="latnt"))
+    with pytest.raises(ValueError, match="'mdl'.*'mld'"):
+        next(train_base("mdl", "synthetic", tmp_path))
